@@ -1,0 +1,46 @@
+# The verbs of this project. A fresh machine needs Python >= 3.11 and make; everything else goes into .venv.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
+RUNTIME ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+PORT   ?= 8000
+
+.DEFAULT_GOAL := help
+.PHONY: help serve setup check test bench soak figures up clean
+
+help:            ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.serve: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install -c constraints.txt -e '.[$(RUNTIME)]'
+	@touch $@
+
+$(VENV)/.setup: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install -c constraints.txt torch==2.13.0
+	$(PIP) install -c constraints.txt -e '.[$(RUNTIME),dev]'
+	@touch $@ $(VENV)/.serve
+
+serve: $(VENV)/.serve  ## serve the embedded model on 127.0.0.1:8000
+	$(BIN)/paca serve --port $(PORT)
+
+setup: $(VENV)/.setup  ## .venv with everything for development
+
+check: $(VENV)/.setup  ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(VENV)/.setup  ## the test suite
+	$(BIN)/pytest -n 2
+
+up:              ## docker compose up
+	docker compose up --build
+
+clean:           ## remove build products and caches
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

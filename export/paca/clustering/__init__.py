@@ -1,0 +1,34 @@
+"""Ways to assign N patches to M clusters, interchangeable in any stage.
+
+The protocol is one call: tokens x (B, N, C) on a grid (H, W) → assignment z (B, M, N) whose every row sums to 1 over the N patches. A
+clustering knows nothing of attention or of the other clusterings; `CLUSTERINGS` maps the names used in configs to constructors (dim, clusters).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from .learned import ConvClustering, LinearClustering, MlpClustering
+
+
+class Clustering(Protocol):
+    def __call__(self, x: Tensor, grid: tuple[int, int]) -> Tensor: ...
+
+
+CLUSTERINGS: dict[str, Callable[[int, int], nn.Module]] = {
+    "conv": ConvClustering,
+    "mlp": MlpClustering,
+    "linear": LinearClustering,
+}
+
+
+def build_clustering(kind: str, dim: int, clusters: int) -> nn.Module:
+    """A clustering net of `kind` for tokens of width `dim`; ValueError names the known kinds."""
+    try:
+        make = CLUSTERINGS[kind]
+    except KeyError:
+        raise ValueError(f"unknown clustering {kind!r}; known: {', '.join(CLUSTERINGS)}, teacher") from None
+    return make(dim, clusters)

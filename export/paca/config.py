@@ -1,0 +1,184 @@
+"""What a PaCa-ViT is made of: frozen configs, and the published variants as one table.
+
+Only sizes and choices live here; `model.py` turns them into layers. Names of the published variants are upstream's, so that a checkpoint's
+file name is enough to find its config. Nothing here imports torch: the command line can list variants without loading it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage: `depth` blocks of width `dim` on one grid.
+
+    clusters: M, the number of clusters its blocks attend to; 0 = ordinary attention over all patches.
+    clustering: a key of `clustering.CLUSTERINGS`, or "teacher" (assignments come from the external ConvMixer).
+    cluster_every: which blocks own a clustering net: 0 = the first only and the others reuse it ("stage-wise"), k >= 1 = every k-th.
+    """
+
+    dim: int
+    depth: int
+    heads: int
+    clusters: int = 0
+    clustering: str = "conv"
+    cluster_every: int = 0
+    mlp_ratio: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
+        if min(self.dim, self.depth, self.heads) < 1 or self.clusters < 0:
+            raise ValueError(f"dim, depth and heads must be positive and clusters >= 0: {self}")
+
+    def owns_clustering(self, block: int) -> bool:
+        """Whether block number `block` (from 0) has a clustering net of its own."""
+        if not self.clusters or self.clustering == "teacher":
+            return False
+        return block == 0 or (self.cluster_every > 0 and block % self.cluster_every == 0)
+
+
+@dataclass(frozen=True)
+class PaCaConfig:
+    """A whole network. `image_size` is what it was trained at; any size runs, since nothing depends on absolute position.
+
+    stem: "conv" = the paper's patch embedding (3x3 stride-2 convolutions with nothing between); "conv_norm" puts BatchNorm and GELU between them.
+    teacher_depths: blocks per stage of the external ConvMixer teacher; empty = none.
+    crop: share of the resized picture that is kept (centre crop); 1.0 with `resize="stretch"` = the whole picture, aspect not kept.
+    """
+
+    name: str
+    stages: tuple[StageConfig, ...]
+    num_classes: int = 1000
+    in_channels: int = 3
+    image_size: int = 224
+    patch_size: int = 4
+    stem: str = "conv"
+    teacher_depths: tuple[int, ...] = ()
+    drop_path: float = 0.0
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    interpolation: str = "bicubic"
+    resize: str = "shortest"
+    crop: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("a PaCa-ViT needs at least one stage")
+        if self.patch_size < 2 or self.patch_size & (self.patch_size - 1):
+            raise ValueError(f"patch_size must be a power of two >= 2, not {self.patch_size}")
+        if self.stem not in ("conv", "conv_norm"):
+            raise ValueError(f"stem must be 'conv' or 'conv_norm', not {self.stem!r}")
+        if self.teacher_depths and len(self.teacher_depths) != len(self.stages):
+            raise ValueError("teacher_depths needs one number a stage")
+        if not self.teacher_depths and any(s.clusters and s.clustering == "teacher" for s in self.stages):
+            raise ValueError("clustering 'teacher' needs teacher_depths")
+
+    @property
+    def blocks(self) -> int:
+        return sum(stage.depth for stage in self.stages)
+
+    @property
+    def clusterings(self) -> int:
+        """How many clusterings (softmaxes over patches) one forward pass computes."""
+        own = sum(stage.owns_clustering(b) for stage in self.stages for b in range(stage.depth))
+        return own + sum(1 for stage in self.stages if stage.clusters and stage.clustering == "teacher")
+
+    def grids(self, size: tuple[int, int] | None = None) -> tuple[tuple[int, int], ...]:
+        """(H, W) of every stage's grid for a picture of `size`; each stride-2 convolution gives ceil(n / 2)."""
+        height, width = size or (self.image_size, self.image_size)
+        for _ in range(self.patch_size.bit_length() - 1):
+            height, width = -(-height // 2), -(-width // 2)
+        grids = [(height, width)]
+        for _ in self.stages[1:]:
+            height, width = -(-height // 2), -(-width // 2)
+            grids.append((height, width))
+        return tuple(grids)
+
+    def to_dict(self) -> dict:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> PaCaConfig:
+        """The inverse of `to_dict`, also after a trip through JSON (lists for tuples)."""
+        values = dict(values)
+        values["stages"] = tuple(StageConfig(**stage) for stage in values["stages"])
+        for key in ("teacher_depths", "mean", "std"):
+            if key in values:
+                values[key] = tuple(values[key])
+        return cls(**values)
+
+
+def _published(
+    name: str,
+    dims: tuple[int, ...],
+    depths: tuple[int, ...],
+    clusters: tuple[int, ...],
+    clustering: str = "conv",
+    cluster_every: int = 0,
+    teacher_depths: tuple[int, ...] = (),
+) -> PaCaConfig:
+    heads = (2, 4, 8, 16)
+    stages = tuple(
+        StageConfig(dim, depth, head, m, clustering, cluster_every) for dim, depth, head, m in zip(dims, depths, heads, clusters, strict=True)
+    )
+    return PaCaConfig(name, stages, teacher_depths=teacher_depths)
+
+
+_SMALL_DIMS, _BASE_DIMS = (96, 192, 320, 384), (96, 192, 384, 512)
+_TINY, _SMALL, _BASE = (2, 2, 4, 2), (3, 3, 10, 3), (3, 3, 18, 3)
+_100_0, _100 = (100, 100, 100, 0), (100, 100, 100, 100)
+
+# Paper, tables 1, 4 and 5; names, depths and cluster counts as upstream publishes them.
+_PUBLISHED = (
+    _published("pacavit_tiny_p2cconv_100_0", _SMALL_DIMS, _TINY, _100_0),
+    _published("pacavit_small_p2cconv_100_0", _SMALL_DIMS, _SMALL, _100_0),
+    _published("pacavit_base_p2cconv_100_0", _BASE_DIMS, _BASE, _100_0),
+    _published("pacavit_small_p2cmlp_100_0", _SMALL_DIMS, _SMALL, _100_0, "mlp"),
+    _published("pacavit_small_p2cconv_2_0", _SMALL_DIMS, _SMALL, (2, 2, 2, 0)),
+    _published("pacavit_small_p2cconv_49_0", _SMALL_DIMS, _SMALL, (49, 49, 49, 0)),
+    _published("pacavit_small_p2cconv_49_100", _SMALL_DIMS, _SMALL, (49, 64, 81, 100)),
+    _published("pacavit_small_p2cconv_100_49", _SMALL_DIMS, _SMALL, (100, 81, 64, 49)),
+    _published("pacavit_small_p2cconv_100", _SMALL_DIMS, _SMALL, _100),
+    _published("pacavit_small_p2cconv_100_blockwise", _SMALL_DIMS, _SMALL, _100, cluster_every=1),
+    _published("pacavit_convmixer_tiny_100", _SMALL_DIMS, (2, 2, 2, 2), _100, "teacher", 0, (2, 2, 2, 2)),
+    _published("pacavit_convmixer_small_100", _SMALL_DIMS, (3, 3, 7, 3), _100, "teacher", 0, (2, 2, 2, 2)),
+    _published("pacavit_convmixer_base_100", _BASE_DIMS, (3, 3, 16, 3), _100, "teacher", 0, (2, 2, 4, 2)),
+)
+
+# Our own small network for 128-pixel pictures: three stages, so that the last grid (the heatmap's) is 8x8.
+_OURS = (
+    PaCaConfig(
+        "paca_small_128",
+        (
+            StageConfig(64, 2, 2, 49),
+            StageConfig(128, 3, 4, 49),
+            StageConfig(256, 2, 8, 0),
+        ),
+        num_classes=10,
+        image_size=128,
+        stem="conv_norm",
+        drop_path=0.1,
+        interpolation="bilinear",
+        resize="stretch",
+        crop=1.0,
+    ),
+)
+
+VARIANTS: dict[str, PaCaConfig] = {config.name: config for config in (*_PUBLISHED, *_OURS)}
+
+
+def variant(name: str, **changes: object) -> PaCaConfig:
+    """The named config, with fields replaced by `changes`. KeyError names the nearest variant when there is none of that name."""
+    try:
+        config = VARIANTS[name]
+    except KeyError:
+        near = difflib.get_close_matches(name, VARIANTS, n=1, cutoff=0.0)
+        raise KeyError(f"unknown variant {name!r}; did you mean {near[0]!r}? Known: {', '.join(VARIANTS)}") from None
+    return dataclasses.replace(config, **changes) if changes else config  # type: ignore[arg-type]

@@ -1,0 +1,268 @@
+"""PaCa-ViT in PyTorch, in the order of the paper (Grainger et al., CVPR 2023, arXiv 2203.11987).
+
+The heart is `ClusterAttention.forward`: patches attend to M clusters instead of to all N patches. Parameter names are upstream's, so
+published checkpoints load strictly. Sizes come from `config.py`, the ways to compute an assignment from `clustering/`. Nothing here knows ONNX:
+`export.attention_node` swaps `ClusterAttention.attend` and `export.lowering` rewrites layouts, both on a copy.
+
+Symbols: B batch, N patches of a grid (H, W) in row-major order, C channels, M clusters, h heads, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .clustering import build_clustering
+from .clustering.teacher import ClusteringTeacher
+from .config import PaCaConfig, StageConfig, variant
+from .layout import Grid, LayerNorm2d, to_map, to_tokens
+
+Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+EPS = 1e-6  # of every LayerNorm in the trunk
+
+
+@dataclass
+class Features:
+    """What one forward pass computes on the way to the logits; lists have one entry a stage.
+
+    tokens[s]: (B, N_s, C_s), normed. assignments[s]: (B, M, N_s), each row summing to 1 over patches, of the stage's last clustering;
+    None where the stage does not cluster. grids[s]: (H_s, W_s).
+    """
+
+    tokens: list[Tensor] = field(default_factory=list)
+    assignments: list[Tensor | None] = field(default_factory=list)
+    grids: list[Grid] = field(default_factory=list)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Multi-head softmax(q kᵀ / sqrt(d)) v. q: (B, N, C); k, v: (B, M, C); returns (B, N, C)."""
+    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))  # (B, h, N or M, d)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def attend_explicit(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """`attend` written out as two matrix products and a softmax: where its backward must be traced,
+    and 1.6x faster to train on CPU (docs/decisions.md)."""
+    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
+    weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1)  # (B, h, N, M)
+    return (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)
+
+
+def use_attention(model: nn.Module, function: Attend) -> None:
+    """Makes every block of `model` compute its attention with `function`, in place."""
+    for module in model.modules():
+        if isinstance(module, ClusterAttention):
+            module.attend = function
+
+
+class ClusterAttention(nn.Module):
+    """Patch-to-cluster attention (paper, eq. 3-6):
+
+        z = Clustering(x)              (B, M, N)   each cluster a distribution over the N patches
+        c = LayerNorm(z x)             (B, M, C)   M cluster tokens
+        y = Attention(q(x), k(c), v(c)) (B, N, C)  cost N·M instead of N·N
+
+    A block without a clustering net of its own uses the `z` it is given. With clusters = 0 keys and values are the patches.
+    """
+
+    attend: Attend
+
+    def __init__(self, stage: StageConfig, owns_clustering: bool) -> None:
+        super().__init__()
+        dim = stage.dim
+        self.heads = stage.heads
+        self.attend = attend
+        if stage.clusters:
+            self.cluster_norm = nn.LayerNorm(dim, eps=EPS)
+        if owns_clustering:
+            self.clustering = build_clustering(stage.clustering, dim, stage.clusters)
+        self.clusters = stage.clusters
+        self.owns_clustering = owns_clustering
+        self.q = nn.Linear(dim, dim)
+        self.k = nn.Linear(dim, dim)
+        self.v = nn.Linear(dim, dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, grid: Grid, z: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if self.owns_clustering:
+            z = self.clustering(x, grid)  # (B, M, N)
+        if self.clusters:
+            assert z is not None
+            c = self.cluster_norm(z.to(x.dtype) @ x)  # (B, M, C)
+        else:
+            c = x  # (B, N, C)
+        return self.proj(self.attend(self.q(x), self.k(c), self.v(c), self.heads)), z
+
+
+class DepthwiseShortcut(nn.Module):
+    """u + DepthwiseConv3x3(u) on the grid; the shortcut comes before the activation."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dwconv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+
+    def forward(self, u: Tensor) -> Tensor:
+        return self.dwconv(u) + u
+
+
+class Mlp(nn.Module):
+    """fc2(GELU(u + DWConv(u))), u = fc1(x). x: (B, N, C)."""
+
+    def __init__(self, dim: int, ratio: float) -> None:
+        super().__init__()
+        hidden = int(dim * ratio)
+        self.fc1 = nn.Linear(dim, hidden)
+        self.dwconv = DepthwiseShortcut(hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        u = self.dwconv(to_map(self.fc1(x), grid))  # (B, 4C, H, W)
+        return self.fc2(F.gelu(to_tokens(u)))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, drops the residual branch of a sample with probability `rate` (Huang et al. 2016)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not self.rate:
+            return x
+        keep = torch.rand(x.shape[0], 1, 1, device=x.device) >= self.rate
+        return x * keep.to(x.dtype) / (1 - self.rate)
+
+
+class Block(nn.Module):
+    """x = x + PaCa(norm(x));  x = x + MLP(norm(x))."""
+
+    def __init__(self, stage: StageConfig, owns_clustering: bool, drop_path: float) -> None:
+        super().__init__()
+        self.norm1_before = nn.LayerNorm(stage.dim, eps=EPS)
+        self.attn = ClusterAttention(stage, owns_clustering)
+        self.norm2_before = nn.LayerNorm(stage.dim, eps=EPS)
+        self.mlp = Mlp(stage.dim, stage.mlp_ratio)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, grid: Grid, z: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        y, z = self.attn(self.norm1_before(x), grid, z)
+        x = x + self.drop_path(y)
+        return x + self.drop_path(self.mlp(self.norm2_before(x), grid)), z
+
+
+class Stage(nn.ModuleList):
+    """The blocks of one grid; the assignment is handed from block to block."""
+
+    def __init__(self, stage: StageConfig, drop_paths: list[float]) -> None:
+        super().__init__(Block(stage, stage.owns_clustering(i), rate) for i, rate in enumerate(drop_paths))
+
+    def forward(self, x: Tensor, grid: Grid, z: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        for block in self:
+            x, z = block(x, grid, z)
+        return x, z
+
+
+class Transition(nn.Module):
+    """Halves the grid between stages: one 3x3 stride-2 convolution, then LayerNorm over channels."""
+
+    def __init__(self, dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(dim, out_dim, 3, stride=2, padding=1)
+        self.norm = LayerNorm2d(out_dim, eps=EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.proj(x))
+
+
+class PatchEmbed(nn.Module):
+    """Image (B, 3, H, W) → first grid: log2(patch) stride-2 3x3 convolutions, widths doubling up to `dim`, then LayerNorm over channels."""
+
+    def __init__(self, in_channels: int, dim: int, patch_size: int, stem: str) -> None:
+        super().__init__()
+        steps = patch_size.bit_length() - 1
+        widths = [in_channels, *(dim >> (steps - 1 - i) for i in range(steps))]
+        layers: list[nn.Module] = []
+        for i in range(steps):
+            layers.append(nn.Conv2d(widths[i], widths[i + 1], 3, stride=2, padding=1))
+            if stem == "conv_norm" and i < steps - 1:
+                layers += [nn.BatchNorm2d(widths[i + 1]), nn.GELU()]
+        self.proj: nn.Module = nn.Sequential(*layers) if len(layers) > 1 else layers[0]
+        self.norm = LayerNorm2d(dim, eps=EPS)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.norm(self.proj(image))
+
+
+class PaCaViT(nn.Module):
+    """The whole classifier: normalised image (B, 3, H, W) → logits (B, K). Any H, W of at least `patch_size` times two per later stage runs."""
+
+    def __init__(self, config: PaCaConfig) -> None:
+        super().__init__()
+        self.config = config
+        dims = [stage.dim for stage in config.stages]
+        self.patch_embed = PatchEmbed(config.in_channels, dims[0], config.patch_size, config.stem)
+        if config.teacher_depths:
+            clusters = [stage.clusters for stage in config.stages]
+            self.paca_teacher = ClusteringTeacher(dims, list(config.teacher_depths), clusters)
+        rates = torch.linspace(0, config.drop_path, config.blocks).tolist()
+        for i, stage in enumerate(config.stages, 1):
+            setattr(self, f"stage{i}", Stage(stage, [rates.pop(0) for _ in range(stage.depth)]))
+            setattr(self, f"norm{i}", nn.LayerNorm(stage.dim, eps=EPS))
+            if i < len(dims):
+                setattr(self, f"transition{i}", Transition(stage.dim, dims[i]))
+        self.head = nn.Linear(dims[-1], config.num_classes)
+        self.apply(_initialise)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.classify(self.features(image).tokens[-1])
+
+    def classify(self, tokens: Tensor) -> Tensor:
+        """Last normed tokens (B, N, C) → logits (B, K): mean over patches, then the linear head. Hence logits are a sum of token contributions."""
+        return self.head(tokens.mean(1))
+
+    def features(self, image: Tensor) -> Features:
+        """Every stage's normed tokens, assignment and grid; the logits are `classify(tokens[-1])`."""
+        return self.tail(self.patch_embed(image), first=1)
+
+    def tail(self, x: Tensor, first: int) -> Features:
+        """The network from stage `first` (counted from 1) on, given that stage's input map (B, C, H, W)."""
+        out = Features()
+        teacher_maps, teacher_assignments = [None] * len(self.config.stages), [None] * len(self.config.stages)
+        if self.config.teacher_depths:
+            if first != 1:
+                raise ValueError("with a teacher the network can only start at stage 1")
+            teacher_maps, teacher_assignments = self.paca_teacher(x)
+        for i in range(first, len(self.config.stages) + 1):
+            grid = (x.shape[-2], x.shape[-1])
+            tokens, z = getattr(self, f"stage{i}")(to_tokens(x), grid, teacher_assignments[i - 1])
+            if (taught := teacher_maps[i - 1]) is not None:
+                tokens = tokens + to_tokens(taught)
+            tokens = getattr(self, f"norm{i}")(tokens)
+            out.tokens.append(tokens)
+            out.assignments.append(z)
+            out.grids.append(grid)
+            if i < len(self.config.stages):
+                x = getattr(self, f"transition{i}")(to_map(tokens, grid))
+        return out
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Conv2d):
+        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=(2.0 / fan_out) ** 0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def create(name: str, **changes: object) -> PaCaViT:
+    """A freshly initialised network of a named variant; `changes` replace config fields, e.g. num_classes=10."""
+    return PaCaViT(variant(name, **changes))

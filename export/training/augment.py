@@ -1,0 +1,69 @@
+"""Augmentation of a whole batch at once in torch, because one picture at a time would cost more than the network.
+
+uint8 pictures in, normalised float batch out; random resized crop, flip, brightness/contrast/saturation, random erasing to the mean. The erasing
+also makes masked pictures ordinary input, which the measurements of explanations rely on.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """scale, ratio: area share and aspect range of the crop; jitter: relative strength; erase: probability, and its side's range."""
+
+    scale: tuple[float, float] = (0.25, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    jitter: float = 0.35
+    erase: float = 0.25
+    erase_side: tuple[float, float] = (0.15, 0.45)
+
+
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 (B, H, W, 3) → float32 (B, 3, H, W), (x / 255 - mean) / std."""
+    return ((images.permute(0, 3, 1, 2).float() / 255) - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
+
+
+def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator, device: torch.device) -> Tensor:
+    return torch.empty(shape).uniform_(low, high, generator=generator).to(device)
+
+
+def augment(images: Tensor, size: int, how: Augmentation, mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
+    """uint8 (B, H, W, 3) → augmented, normalised (B, 3, size, size). All randomness comes from `generator` (on the CPU)."""
+    batch, device = images.shape[0], images.device
+    x = images.permute(0, 3, 1, 2).float() / 255
+    area = _uniform((batch,), *how.scale, generator, device)
+    aspect = _uniform((batch,), math.log(how.ratio[0]), math.log(how.ratio[1]), generator, device).exp()
+    width, height = (area * aspect).sqrt().clamp(max=1.0), (area / aspect).sqrt().clamp(max=1.0)
+    centre_x = _uniform((batch,), -1, 1, generator, device) * (1 - width)
+    centre_y = _uniform((batch,), -1, 1, generator, device) * (1 - height)
+    mirror = torch.where(_uniform((batch,), 0, 1, generator, device) < how.flip, -1.0, 1.0)
+    theta = torch.zeros(batch, 2, 3, device=device)
+    theta[:, 0, 0], theta[:, 0, 2] = width * mirror, centre_x
+    theta[:, 1, 1], theta[:, 1, 2] = height, centre_y
+    grid = F.affine_grid(theta, [batch, 3, size, size], align_corners=False)
+    x = F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+    low, high = 1 - how.jitter, 1 + how.jitter
+    x = x * _uniform((batch, 1, 1, 1), low, high, generator, device)
+    middle = x.mean((1, 2, 3), keepdim=True)
+    x = (x - middle) * _uniform((batch, 1, 1, 1), low, high, generator, device) + middle
+    grey = x.mean(1, keepdim=True)
+    x = ((x - grey) * _uniform((batch, 1, 1, 1), low, high, generator, device) + grey).clamp(0, 1)
+    x = (x - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
+
+    sides = _uniform((batch, 2), *how.erase_side, generator, device) * size
+    corner = _uniform((batch, 2), 0, 1, generator, device) * (size - sides)
+    chosen = _uniform((batch,), 0, 1, generator, device) < how.erase
+    at = torch.arange(size, device=device).view(1, size)
+    rows = (at >= corner[:, :1]) & (at < corner[:, :1] + sides[:, :1])
+    columns = (at >= corner[:, 1:]) & (at < corner[:, 1:] + sides[:, 1:])
+    erased = chosen.view(-1, 1, 1, 1) & (rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1)
+    return x.masked_fill(erased, 0.0)

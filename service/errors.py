@@ -1,0 +1,82 @@
+"""Everything that can go wrong, as a tree. Knows no HTTP: `api/problems.py` maps each leaf to a status in one table.
+
+PacaError
+├── InvalidInput            the caller's fault; sending the same again cannot help
+│   ├── MalformedRequest      the request cannot be understood (JSON, base64, multipart)
+│   ├── NotAnImage            the bytes are no accepted image format
+│   ├── BadImage              an accepted format that cannot be decoded
+│   ├── TooLarge              too many bytes, pixels or pictures; `limit` says which limit
+│   ├── BadParameter          a parameter with a value that is not allowed
+│   └── UnknownModel          no such model or version
+├── Unavailable             the server's state; the same request may succeed later, `retry_after` seconds from now
+│   ├── Overloaded            the queue is full
+│   ├── Draining              shutting down
+│   ├── NotReady              no model is loaded yet
+│   └── EngineFailed          the engine failed twice on this item
+├── DeadlineExceeded        the answer would come too late
+└── CannotStart             a configuration that cannot work; said before serving
+    ├── BadArtifact           a model file that cannot be trusted or read
+    └── ProviderUnavailable   the execution provider asked for is not here
+"""
+
+from __future__ import annotations
+
+
+class PacaError(Exception):
+    """Base of all. The message is for users: what was wrong and what to do; never a path, a traceback or an internal name."""
+
+    def __init__(self, message: str, **details: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details  # machine-readable extras, e.g. limit="max_pixels", value=40_000_000
+
+
+class InvalidInput(PacaError): ...
+
+
+class MalformedRequest(InvalidInput): ...
+
+
+class NotAnImage(InvalidInput): ...
+
+
+class BadImage(InvalidInput): ...
+
+
+class TooLarge(InvalidInput): ...
+
+
+class BadParameter(InvalidInput): ...
+
+
+class UnknownModel(InvalidInput): ...
+
+
+class Unavailable(PacaError):
+    def __init__(self, message: str, retry_after: float = 1.0, **details: object) -> None:
+        super().__init__(message, **details)
+        self.retry_after = retry_after
+
+
+class Overloaded(Unavailable): ...
+
+
+class Draining(Unavailable): ...
+
+
+class NotReady(Unavailable): ...
+
+
+class EngineFailed(Unavailable): ...
+
+
+class DeadlineExceeded(PacaError): ...
+
+
+class CannotStart(PacaError): ...
+
+
+class BadArtifact(CannotStart): ...
+
+
+class ProviderUnavailable(CannotStart): ...

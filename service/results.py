@@ -1,0 +1,151 @@
+"""What the core answers, as frozen dataclasses. The edge shapes them into JSON; nothing here knows how they were computed.
+
+Coordinates are pixels of the upright original picture, origin top left, boxes as (x0, y0, x1, y1). Times are milliseconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """score: softmax probability; logit: what the network said before it."""
+
+    label: str
+    class_id: int
+    score: float
+    logit: float
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """Of the upright original picture; format is JPEG, PNG or WEBP."""
+
+    width: int
+    height: int
+    format: str
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Milliseconds of each step of one request; batch_size: how many pictures shared the run."""
+
+    decode: float
+    queue: float
+    inference: float
+    total: float
+    explain: float = 0.0
+    render: float = 0.0
+    batch_size: int = 1
+
+
+@dataclass(frozen=True)
+class Classification:
+    model: str
+    model_version: str
+    image: ImageInfo
+    predictions: tuple[Prediction, ...]
+    timings: Timings
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TargetInfo:
+    """The explained class; bias: the head's bias, the part of the logit that no token contributes."""
+
+    label: str
+    class_id: int
+    logit: float
+    bias: float
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """class_specific: the map changes with the class. complete: it sums to the logit. gradients: gradient passes it took.
+    fallback: why another method than the one asked for answers, if so."""
+
+    name: str
+    class_specific: bool
+    complete: bool
+    gradients: int
+    fallback: str | None = None
+
+
+@dataclass(frozen=True)
+class Completeness:
+    """sum_contributions + bias - logit = residual; with a contrast, bias and logit are differences between the two classes."""
+
+    sum_contributions: float
+    bias: float
+    logit: float
+    residual: float
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """Numbers over the picture. values: (rows, columns) float32 on the model's grid; units: "logit" for complete maps, else "relative"."""
+
+    values: np.ndarray
+    signed: bool
+    units: str
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return (self.values.shape[0], self.values.shape[1])
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An encoded image file."""
+
+    mime: str
+    width: int
+    height: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class MaskInfo:
+    """threshold on the map relative to its maximum; bbox of the largest component."""
+
+    threshold: float
+    bbox: Box | None
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One cluster of one stage. share: part of the class evidence located in it (None for class-agnostic answers); area: part of the picture where it
+    is the strongest; effect: first-order change of the logit per unit of attention bias, if computed; overlay: its heatmap on the picture."""
+
+    stage: int
+    cluster: int
+    share: float | None
+    area: float
+    centroid: tuple[int, int]
+    bbox: Box | None
+    effect: float | None = None
+    overlay: Picture | None = None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One target's answer. images: by render name ("overlay", "heatmap", "mask", "masked", "segmentation")."""
+
+    target: TargetInfo | None
+    method: MethodInfo
+    completeness: Completeness | None
+    heatmap: Heatmap | None
+    images: dict[str, Picture] = field(default_factory=dict)
+    mask: MaskInfo | None = None
+    clusters: tuple[Cluster, ...] = ()
+    contrast: TargetInfo | None = None
+
+
+@dataclass(frozen=True)
+class Explained(Classification):
+    explanations: tuple[Explanation, ...] = ()
