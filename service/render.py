@@ -1,0 +1,143 @@
+"""From numbers over a picture to pixels of that picture: overlays, heatmaps, masks, segmentations, encoded. Numpy and Pillow; no model words.
+
+A `Canvas` is prepared once for a request (the photo resized once) and draws everything for it. Maps are drawn where they lie on the original
+(`geometry`), so a mark at a pixel of the photo is found at that pixel of the overlay, whatever was cropped or stretched on the way to the network.
+Overlays are plain alpha compositing with an alpha proportional to relevance: places without relevance stay the photo, as bright as it was.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from .colours import CLUSTERS, DIVERGING, SEQUENTIAL
+from .geometry import Window, product, taps
+from .results import Picture
+
+# What is passed to Pillow per format: speed first, since the differences in size are small (docs/how-it-explains.md has the figures).
+ENCODINGS: dict[str, dict[str, int]] = {"webp": {"quality": 80, "method": 0}, "png": {"compress_level": 1}, "jpeg": {"quality": 85}}
+UNSEEN = (128, 128, 128)  # of a bare heatmap, where the network did not look
+OUTLINE = (255, 255, 255)
+
+
+def fit(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """(width, height) scaled so that the longer side is `longest`, the aspect kept as well as whole pixels can."""
+    scale = longest / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def encode(image: Image.Image, fmt: str) -> Picture:
+    """An image as a file of the format: "webp", "png" or "jpeg". Equal pixels give equal bytes."""
+    buffer = io.BytesIO()
+    image.save(buffer, fmt.upper(), **ENCODINGS[fmt])
+    return Picture(f"image/{fmt}", image.width, image.height, buffer.getvalue())
+
+
+class Canvas:
+    """The photo at the size to draw, and how to draw on it. Not shared between threads.
+
+    photo: (H, W, 3) uint8, the upright original. window: where on it, in its pixels, the network looked (the box of `images.Placement`).
+    size: (width, height) of every picture drawn. colormap: a name of `colours.SEQUENTIAL`. alpha: opacity at the strongest place, 0..1.
+    """
+
+    def __init__(
+        self, photo: np.ndarray, window: Window, size: tuple[int, int], *, colormap: str = "viridis", alpha: float = 0.6, fmt: str = "webp"
+    ) -> None:
+        self._draw_on(Image.fromarray(photo), window, size)
+        self.colormap, self.alpha, self.fmt = colormap, alpha, fmt
+
+    def _draw_on(self, photo: Image.Image, window: Window, size: tuple[int, int]) -> None:
+        across, down = size[0] / photo.width, size[1] / photo.height
+        self.window = (window[0] * across, window[1] * down, window[2] * across, window[3] * down)
+        self.size = size
+        self._photo = photo if photo.size == size else photo.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+        self._taps: dict[tuple[int, int, bool], tuple[np.ndarray, np.ndarray]] = {}
+
+    def smaller(self, longest: int) -> Canvas:
+        """The same canvas with its longer side at most `longest`."""
+        if max(self.size) <= longest:
+            return self
+        small = Canvas.__new__(Canvas)
+        small._draw_on(self._photo, self.window, fit(self.size, longest))
+        small.colormap, small.alpha, small.fmt = self.colormap, self.alpha, self.fmt
+        return small
+
+    def photo(self) -> Picture:
+        """The photo alone."""
+        return encode(self._photo, self.fmt)
+
+    def overlay(self, values: np.ndarray, *, signed: bool = False, limit: float | None = None) -> Picture:
+        """The photo with a map (h, w) laid over it. signed: blue against, orange for, around 0; else the colour map from 0 up.
+        limit: the number shown at full strength, by default the largest magnitude; give it to compare pictures."""
+        levels, table = self._levels(values, signed, limit)
+        strength = np.abs(np.arange(256) - 127.5) / 127.5 if signed else np.arange(256) / 255
+        alpha = levels.point((255 * self.alpha * strength).round().astype(np.uint8).tolist())
+        return encode(Image.composite(_coloured(levels, table), self._photo, alpha), self.fmt)
+
+    def heatmap(self, values: np.ndarray, *, signed: bool = False, limit: float | None = None) -> Picture:
+        """The map alone, in full colour; grey where the network did not look. Arguments as for `overlay`."""
+        levels, table = self._levels(values, signed, limit)
+        seen = Image.fromarray(self._sample(np.full((1, 1), 255, np.float32)).astype(np.uint8))
+        return encode(Image.composite(_coloured(levels, table), Image.new("RGB", self.size, UNSEEN), seen), self.fmt)
+
+    def mask(self, region: np.ndarray) -> Picture:
+        """A boolean map (h, w) as a 1-bit picture, white = inside. Always PNG: a lossy mask would be none."""
+        return encode(Image.fromarray(self._sample(region) >= 0.5), "png")
+
+    def masked(self, region: np.ndarray) -> Picture:
+        """The photo inside a boolean map (h, w); outside it, grey and pale."""
+        inside = Image.fromarray((self._sample(region) >= 0.5).astype(np.uint8) * 255)
+        pale = self._photo.convert("L").point([200 + v // 6 for v in range(256)]).convert("RGB")
+        return encode(Image.composite(self._photo, pale, inside), self.fmt)
+
+    def segmentation(self, labels: np.ndarray) -> Picture:
+        """The photo tinted by label (h, w): 0..7 take the colours of `colours.CLUSTERS` in order, any other number stays untinted; white outlines."""
+        shown = [label for label in range(len(CLUSTERS)) if (labels == label).any()]
+        winner = np.zeros((self.size[1], self.size[0]), np.uint8)  # 0 = untinted, also where the network did not look
+        best = self._sample(~np.isin(labels, shown))
+        for label in shown:
+            votes = self._sample(labels == label)
+            np.copyto(winner, label + 1, where=votes > best)
+            np.maximum(best, votes, out=best)
+        drawn = Image.fromarray(winner)
+        tint = _coloured(drawn, np.concatenate([np.zeros((1, 3), np.uint8), CLUSTERS]))
+        picture = Image.composite(tint, self._photo, drawn.point([0] + [round(255 * self.alpha)] * 255))
+        picture.paste(OUTLINE, mask=_outline(winner))
+        return encode(picture, self.fmt)
+
+    def _levels(self, values: np.ndarray, signed: bool, limit: float | None) -> tuple[Image.Image, np.ndarray]:
+        """Every pixel's row in a colour table, and the table."""
+        limit = float(np.abs(values).max()) if limit is None else limit
+        scaled = values * ((127.5 if signed else 255) / limit) if limit > 0 else np.zeros_like(values)
+        levels = self._sample(scaled, cubic=True)
+        levels += 128 if signed else 0.5  # the cut to integers below then rounds
+        np.clip(levels, 0, 255, out=levels)
+        return Image.fromarray(levels.astype(np.uint8)), DIVERGING if signed else SEQUENTIAL[self.colormap]
+
+    def _sample(self, values: np.ndarray, cubic: bool = False) -> np.ndarray:
+        """(h, w) → float32 (height, width) of the canvas; 0 outside the window."""
+        key = (*values.shape, cubic)
+        if key not in self._taps:
+            left, top, right, bottom = self.window
+            down = taps(values.shape[0], self.size[1], top, bottom, cubic=cubic)
+            self._taps[key] = down, taps(values.shape[1], self.size[0], left, right, cubic=cubic).T.copy()
+        down, across = self._taps[key]
+        return product(product(down, values.astype(np.float32)), across)
+
+
+def _coloured(levels: Image.Image, table: np.ndarray) -> Image.Image:
+    indexed = levels.copy()
+    indexed.putpalette(table.tobytes())
+    return indexed.convert("RGB")
+
+
+def _outline(labels: np.ndarray) -> Image.Image:
+    """White lines between different labels, about 1/200 of the longer side wide."""
+    edges = np.zeros(labels.shape, np.uint8)
+    edges[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    edges[:-1] |= labels[:-1] != labels[1:]
+    lines = Image.fromarray(edges * 255)
+    width = round(max(labels.shape) / 200) | 1
+    return lines.filter(ImageFilter.MaxFilter(width)) if width > 1 else lines
