@@ -34,6 +34,11 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    def to_float(self, images: np.ndarray) -> np.ndarray:
+        """uint8 (B, H, W, 3) → normalised float32 (B, 3, H, W): what a graph with the input kind float32 wants."""
+        scaled = images.transpose(0, 3, 1, 2).astype(np.float32) / 255
+        return (scaled - np.array(self.mean, np.float32)[:, None, None]) / np.array(self.std, np.float32)[:, None, None]
+
 
 @dataclass(frozen=True)
 class StageInfo:
@@ -50,10 +55,12 @@ class StageInfo:
 
 @dataclass(frozen=True)
 class ExplainInfo:
-    """Where explain.onnx takes over: the graph output `features` holds the normed tokens of `stage`; maps: the stages its outputs are maps of."""
+    """Where explain.onnx takes over: the graph output `features` holds the normed tokens of `stage`. maps: the stages its outputs `map_<stage>` are of;
+    effects: the stages whose clusters' effects `effect_<stage>` it gives."""
 
     stage: int
     maps: tuple[int, ...]
+    effects: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,8 @@ class MaskInfo:
 @dataclass(frozen=True)
 class Cluster:
     """One cluster of one stage. share: part of the class evidence located in it (None for class-agnostic answers); area: part of the picture where it
-    is the strongest; effect: first-order change of the logit per unit of attention bias, if computed; overlay: its heatmap on the picture."""
+    is the strongest; effect: first-order change of the logit per unit of attention bias, if computed; overlay: its heatmap on the picture;
+    values: (H_s, W_s) float32, its assignment over its maximum."""
 
     stage: int
     cluster: int
@@ -130,6 +131,7 @@ class Cluster:
     bbox: Box | None
     effect: float | None = None
     overlay: Picture | None = None
+    values: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,266 @@
+"""checkpoint → one verified artifact: load, trace, annotate, verify, and only then put the file in place.
+
+A failure at any step leaves whatever stood at the target untouched: everything is written beside it and renamed at the end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+
+from service.artifact import ExplainInfo, Golden, Manifest, golden_picture
+
+from .annotate import annotate, head, preprocessing, stages
+from .attention_node import OPSET
+from .checkpoints import load
+from .gradients import export_gradients
+from .paca.config import variant
+from .paca.cost import macs, parameters
+from .paca.model import PaCaViT
+from .trace import Served, trace
+from .verify import Verification, verify
+
+TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "paca-serve")
+GOLDEN_TOLERANCE = 2e-3
+Say = Callable[[str], None]
+
+
+class ExportError(Exception):
+    """The export cannot be done; the message is one line that says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is exported: a network with its labels and what is known about it."""
+
+    model: PaCaViT
+    name: str
+    labels: tuple[str, ...]
+    temperature: float = 1.0
+    checkpoint_sha256: str | None = None
+    accuracy: dict = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What came out. explain: the report of explain.onnx, None where none was written and `explain_missing` says why."""
+
+    path: Path
+    manifest: Manifest
+    verification: Verification
+    size: int
+    explain: dict | None
+    explain_missing: str | None = None
+
+    def to_dict(self) -> dict:
+        m = self.manifest
+        return {
+            "file": self.path.name,
+            "bytes": self.size,
+            "name": m.name,
+            "variant": m.variant,
+            "classes": len(m.labels),
+            "image_size": list(m.preprocessing.size),
+            "dynamic_size": m.dynamic_size,
+            "precision": m.precision,
+            "input": m.input,
+            "parameters": m.parameters,
+            "macs": m.macs,
+            **self.verification.to_dict(),
+            "explain": self.explain or self.explain_missing,
+        }
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call of `paca export`. variant: a name, or "auto"; name: of the model, by default the repository folder's if `out` lies in one."""
+
+    variant: str
+    checkpoint: Path | None = None
+    labels: Path | None = None
+    num_classes: int | None = None
+    image_size: int | None = None
+    dynamic_size: bool = False
+    precision: str = "fp32"
+    input_kind: str = "uint8"
+    calibration: Path | None = None
+    name: str | None = None
+    out: Path = Path("model.onnx")
+
+
+def run(request: Request, say: Say = lambda text: None) -> ExportReport:
+    """What `paca export` does. ExportError, CheckpointError or VerificationError with one line; then nothing was written."""
+    source = load_source(request)
+    return export_model(source, request.out, input_kind=request.input_kind, dynamic_size=request.dynamic_size, say=say)
+
+
+def load_source(request: Request) -> Source:
+    """The network with its labels: from the checkpoint, or random weights where none is given."""
+    changes: dict = {"image_size": request.image_size} if request.image_size else {}
+    name = request.name or _name_in_repository(request.out) or request.variant
+    labels = _read_labels(request.labels) if request.labels else None
+    if request.checkpoint is None:
+        if request.variant == "auto":
+            raise ExportError("variant 'auto' needs a --checkpoint to recognise")
+        classes = request.num_classes or (len(labels) if labels else None)
+        try:
+            config = variant(request.variant, **changes, **({"num_classes": classes} if classes else {}))
+        except KeyError as error:
+            raise ExportError(error.args[0]) from None
+        torch.manual_seed(0)
+        return Source(PaCaViT(config), name, labels or default_labels(config.num_classes))
+    loaded = load(request.checkpoint, None if request.variant == "auto" else request.variant, request.num_classes)
+    if changes:
+        loaded.model.config = dataclasses.replace(loaded.model.config, **changes)
+    labels = labels or loaded.labels or default_labels(loaded.model.config.num_classes)
+    return Source(loaded.model, name, labels, loaded.temperature, loaded.sha256, loaded.accuracy)
+
+
+def default_labels(classes: int) -> tuple[str, ...]:
+    """Names for a model that comes without: class_0, class_1, ..."""
+    return tuple(f"class_{i}" for i in range(classes))
+
+
+def _read_labels(path: Path) -> tuple[str, ...]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExportError(f"cannot read the labels in {path}: {error}") from None
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def _name_in_repository(out: Path) -> str | None:
+    """<name> where `out` is <repository>/<name>/<version>/<file>."""
+    folder = out.absolute().parent
+    return folder.parent.name if folder.name.isdecimal() else None
+
+
+def explain_stage(model: PaCaViT) -> int | None:
+    """Where the gradient graph takes over: the second last stage (the cheapest cut with a finer grid than the last), None for a single stage."""
+    return len(model.config.stages) - 1 or None
+
+
+def check_size(model: PaCaViT, dynamic_size: bool) -> None:
+    """Refuses a picture size that would leave the last grid smaller than 2x2."""
+    config = model.config
+    smallest = 2 * config.patch_size * 2 ** (len(config.stages) - 1)
+    if config.image_size < smallest or config.image_size > 2048:
+        raise ExportError(f"image size {config.image_size} does not fit {config.name}: it needs {smallest} to 2048 pixels")
+
+
+def export_model(
+    source: Source,
+    out: Path,
+    *,
+    input_kind: str = "uint8",
+    dynamic_size: bool = False,
+    with_explain: bool = True,
+    say: Say = lambda text: None,
+) -> ExportReport:
+    """Writes the fp32 artifact to `out` and explain.onnx beside it, both verified. Raises ExportError or VerificationError; then nothing is written."""
+    model = source.model.eval()
+    check_size(model, dynamic_size)
+    for module in model.modules():
+        if reason := getattr(module, "not_exportable", None):
+            raise ExportError(f"{source.name} cannot be exported: {reason}")
+    if len(source.labels) != model.config.num_classes:
+        raise ExportError(f"{len(source.labels)} labels for {model.config.num_classes} classes; give one label a line with --labels")
+    with tempfile.TemporaryDirectory(dir=_folder(out), prefix=".paca-export-") as scratch:
+        part = Path(scratch) / "model.onnx"
+        gradients, missing, info = None, None, None
+        cut = explain_stage(model)
+        if with_explain and cut:
+            say("tracing the gradient graph")
+            try:
+                gradients = export_gradients(model, cut, Path(scratch) / "explain.onnx")
+                info = ExplainInfo(cut, tuple(gradients["maps"]), tuple(gradients.get("effects", ())))
+            except NotImplementedError as reason:
+                missing = str(reason)
+        say("tracing the served graph")
+        cut = cut if info else None
+        proto = trace(model, input_kind=input_kind, dynamic_size=dynamic_size, explain_stage=cut)
+        manifest = _manifest(source, input_kind, dynamic_size, info)
+        annotate(proto, manifest, head(model))
+        onnx.save(proto, part)
+        say("verifying torch against ONNX Runtime")
+        verification = verify(proto, part, model, cut, dynamic_size)
+        manifest = dataclasses.replace(manifest, attention_nodes=verification.attention_nodes, verification=verification.to_dict())
+        annotate(proto, manifest, head(model))
+        onnx.save(proto, part)
+        place([(part, out), *([(Path(scratch) / "explain.onnx", out.with_name("explain.onnx"))] if info else [])])
+    return ExportReport(out, manifest, verification, out.stat().st_size, gradients, missing)
+
+
+def _folder(out: Path) -> Path:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(f"cannot write to {out.parent}: {error.strerror}") from None
+    if not os.access(out.parent, os.W_OK):
+        raise ExportError(f"cannot write to {out.parent}: permission denied")
+    return out.parent
+
+
+def place(pairs: Iterable[tuple[Path, Path]]) -> None:
+    """Renames every finished file into place, after flushing it to disk; a full disk shows before anything is replaced."""
+    pairs = list(pairs)
+    try:
+        for part, _ in pairs:
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+        for part, target in pairs:
+            part.replace(target)
+            target.chmod(0o644)
+    except OSError as error:
+        raise ExportError(f"cannot write {pairs[0][1].name}: {error.strerror}; the old file is untouched") from None
+
+
+def _manifest(source: Source, input_kind: str, dynamic_size: bool, info: ExplainInfo | None) -> Manifest:
+    config = source.model.config
+    return Manifest(
+        name=source.name,
+        variant=config.name,
+        config=config.to_dict(),
+        labels=source.labels,
+        preprocessing=preprocessing(config),
+        stages=stages(config),
+        input=input_kind,
+        dynamic_size=dynamic_size,
+        precision="fp32",
+        opset=OPSET,
+        attention_nodes=config.blocks,
+        parameters=parameters(source.model),
+        macs=macs(config),
+        checkpoint_sha256=source.checkpoint_sha256,
+        tools={tool: _version(tool) for tool in TOOLS},
+        golden=_golden(source.model),
+        explain=info,
+        temperature=source.temperature,
+        accuracy=source.accuracy,
+    )
+
+
+def _golden(model: PaCaViT, seed: int = 0) -> Golden:
+    size = (model.config.image_size, model.config.image_size)
+    picture = torch.from_numpy(golden_picture(size, seed)[None])
+    with torch.no_grad():
+        logits = Served(model, "uint8", None)(picture)[0][0].double().numpy()
+    return Golden(
+        seed, int(logits.argmax()), tuple(round(float(v), 6) for v in logits[:16]), GOLDEN_TOLERANCE * max(1.0, float(np.abs(logits).max()))
+    )
+
+
+def _version(tool: str) -> str:
+    try:
+        return importlib.metadata.version(tool)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

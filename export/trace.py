@@ -1,0 +1,101 @@
+"""PyTorch module → ONNX graph: the served graph with its input conversion, its named outputs and a dynamic batch.
+
+What the tracer needs lives in the `Served` wrapper; the model stays as the paper has it, and layout rewrites are `lowering`'s. Nothing is checked
+here: `verify` judges the result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from .attention_node import OPSET, attention_node
+from .lowering import lower
+from .paca.model import Attend, PaCaViT, use_attention
+
+MAX_BATCH, MIN_SIDE, MAX_SIDE = 256, 32, 2048
+
+
+class Served(nn.Module):
+    """What the server runs: image → (logits, tokens, assignment_s of every clustering stage, features of the stage where explain.onnx takes over)."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, model: PaCaViT, input_kind: str, explain_stage: int | None) -> None:
+        super().__init__()
+        self.model = model
+        self.input_kind = input_kind
+        self.explain_stage = explain_stage
+        mean, std = torch.tensor(model.config.mean), torch.tensor(model.config.std)
+        self.register_buffer("scale", 1 / (255 * std))
+        self.register_buffer("shift", -mean / std)
+
+    @property
+    def output_names(self) -> list[str]:
+        stages = [f"assignment_{i}" for i, stage in enumerate(self.model.config.stages, 1) if stage.clusters]
+        return ["logits", "tokens", *stages, *(["features"] if self.explain_stage else [])]
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        if self.input_kind == "uint8":  # (B, H, W, 3) → normalised (B, 3, H, W)
+            image = (image.float() * self.scale + self.shift).permute(0, 3, 1, 2)
+        found = self.model.features(image)
+        tokens = found.tokens[-1]
+        maps = [z.unflatten(2, grid) for z, grid in zip(found.assignments, found.grids, strict=True) if z is not None]
+        cut = [found.tokens[self.explain_stage - 1]] if self.explain_stage else []
+        return (self.model.classify(tokens), tokens, *maps, *cut)
+
+
+def trace(
+    model: PaCaViT,
+    *,
+    input_kind: str = "uint8",
+    dynamic_size: bool = False,
+    explain_stage: int | None = None,
+    attention: Attend = attention_node,
+) -> onnx.ModelProto:
+    """The ONNX graph of `model` at its config's image size. `attention` is how blocks compute it: one Attention node, unless a benchmark asks otherwise."""
+    lowered = lower(model).eval()
+    use_attention(lowered, attention)
+    served = Served(lowered, input_kind, explain_stage).eval()
+    side = model.config.image_size
+    shape = (2, side, side, 3) if input_kind == "uint8" else (2, 3, side, side)
+    example = torch.zeros(shape, dtype=torch.uint8 if input_kind == "uint8" else torch.float32)
+    axes = {0: torch.export.Dim("batch", min=1, max=MAX_BATCH)}
+    if dynamic_size:
+        first = 1 if input_kind == "uint8" else 2
+        axes[first] = torch.export.Dim("height", min=MIN_SIDE, max=MAX_SIDE)
+        axes[first + 1] = torch.export.Dim("width", min=MIN_SIDE, max=MAX_SIDE)
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            served,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=served.output_names,
+            dynamic_shapes=(axes,),
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
+
+
+@contextlib.contextmanager
+def _quiet():  # type: ignore[no-untyped-def]  # a context manager
+    """Silences the exporter's progress and its remarks about libraries we do not use; errors still raise."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

@@ -1,0 +1,5 @@
+"""`python -m service` is the command `paca`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,273 @@
+"""The command `paca`: sub-commands come from the entry points of the group `paca.commands`; the server's own stand here.
+
+Exit codes: 0 done, 1 failed with a one-line reason (a traceback only with --debug), 2 wrong usage. Tables in a terminal, JSON with --json. What
+the commands do is the predictor's and the edge's; this file only reads arguments and prints.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperGroup
+
+from .errors import PacaError
+from .options import COLORMAPS, FORMATS, METHODS, ClassifyOptions, ExplainOptions
+
+GROUP = "paca.commands"
+PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
+
+
+class Commands(TyperGroup):
+    """Collects sub-commands when asked; one whose libraries are absent says which extra to install."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(point.name for point in entry_points(group=GROUP))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        point = next((p for p in entry_points(group=GROUP) if p.name == cmd_name), None)
+        if point is None:
+            return None
+        settings: dict[str, Any] = {}
+        try:
+            function: Callable[..., None] = point.load()
+        except ModuleNotFoundError as missing:
+            function = _absent(cmd_name, missing)
+            settings = {"allow_extra_args": True, "ignore_unknown_options": True}
+        single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        single.command(cmd_name, context_settings=settings)(function)
+        return typer.main.get_command(single)
+
+
+def _absent(name: str, missing: ModuleNotFoundError) -> Callable[..., None]:
+    message = f"Not installed: `paca {name}` needs the extra 'export' ({missing.name} is missing): pip install 'paca-serve[export]'"
+
+    def command() -> None:
+        Console(stderr=True).print(message, markup=False, highlight=False)
+        raise typer.Exit(2)
+
+    command.__doc__ = message
+    return command
+
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, help="PaCa-ViT in production: export, serve, explain.")
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False) -> None:
+    os.environ["PACA_CLI_DEBUG"] = "1" if debug else ""
+
+
+def main() -> None:
+    """Runs the command line; turns every failure into one line and exit code 1."""
+    try:
+        app()
+    except Exception as error:
+        if os.environ.get("PACA_CLI_DEBUG"):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        Console(stderr=True).print(f"paca: {reason}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+Model = Annotated[Path | None, typer.Option("--model", "-m", help="An exported .onnx. Default: the embedded model.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
+Inputs = Annotated[list[str], typer.Argument(help="Pictures, folders of pictures, or - for one picture on standard input.")]
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="TCP port, 0 = any free one.")] = None,
+    models: Annotated[Path | None, typer.Option(help="Model repository: <name>/<version>/model.onnx.")] = None,
+    provider: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8.")] = None,
+    instances: Annotated[int | None, typer.Option(help="Runs at the same time.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of one run.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Server processes.")] = None,
+    root_path: Annotated[str | None, typer.Option(help="Path prefix behind a proxy.")] = None,
+) -> None:
+    """Serve models over HTTP. Every setting is a PACA_* variable; flags win over variables."""
+    from .api.server import serve as run
+    from .settings import Settings
+
+    flags = {key: value for key, value in locals().items() if key in Settings.model_fields and value is not None}
+    run(_settings(Settings, flags))
+
+
+def _settings(cls: type, flags: dict[str, Any]) -> Any:
+    from pydantic import ValidationError
+
+    try:
+        return cls(**flags)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "PACA_" + "_".join(map(str, first["loc"])).upper()
+        raise PacaError(f"{name}={first['input']!r} is not valid: {first['msg']}") from None
+
+
+def classify(
+    inputs: Inputs,
+    model: Model = None,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=1000, help="How many classes.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Classify pictures without a server."""
+    answers = asyncio.run(_ask(inputs, model, lambda p, data: p.classify(data, ClassifyOptions(top_k))))
+    _print(answers, as_json)
+
+
+def explain(
+    inputs: Inputs,
+    model: Model = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for overlays and reports.")] = Path("out"),
+    target: Annotated[list[str] | None, typer.Option("--target", "-t", help="Class name or id; repeatable. Default: the top class.")] = None,
+    contrast: Annotated[str | None, typer.Option(help="A class, or runner_up: why the target and not this one.")] = None,
+    method: Annotated[str | None, typer.Option(help=f"One of: {', '.join(METHODS)}.")] = None,
+    stage: Annotated[int | None, typer.Option(help="Whose clusters to show.")] = None,
+    clusters: Annotated[int, typer.Option(help="How many clusters.")] = 5,
+    colormap: Annotated[str, typer.Option(help=f"One of: {', '.join(COLORMAPS)}.")] = "viridis",
+    fmt: Annotated[str, typer.Option("--format", help=f"One of: {', '.join(FORMATS)}.")] = "webp",
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=1000)] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Explain pictures without a server: overlays and a self-contained HTML report each in the folder --out."""
+    from .report import render_report
+
+    asked = ExplainOptions(
+        top_k=top_k,
+        targets=tuple(target or ()),
+        contrast=contrast,
+        method=method,
+        top_clusters=clusters,
+        stage=stage,
+        colormap=colormap,
+        format=fmt,
+    )
+    answers = asyncio.run(_ask(inputs, model, lambda p, data: p.explain(data, asked)))
+    out.mkdir(parents=True, exist_ok=True)
+    for name, answer in answers:
+        if isinstance(answer, PacaError):
+            continue
+        stem = Path(name).stem if name != "-" else "stdin"
+        (out / f"{stem}.html").write_text(render_report(answer), encoding="utf-8")
+        for explanation in answer.explanations:
+            for kind, picture in explanation.images.items():
+                label = explanation.target.class_id if explanation.target else "all"
+                (out / f"{stem}.{label}.{kind}.{picture.mime.removeprefix('image/')}").write_bytes(picture.data)
+    _print(answers, as_json)
+    if not as_json:
+        Console(stderr=True).print(f"overlays and reports are in {out}", markup=False, highlight=False)
+
+
+def inspect(
+    model: Annotated[Path | None, typer.Argument(help="An exported .onnx. Default: the embedded model.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what an artifact says of itself: variant, labels, sizes, clusters, opset, attention nodes, precision, checks passed."""
+    from .engine import Device, Engine
+    from .repository import embedded, find, names
+
+    path = model or find(embedded(), names(embedded())[0]).model
+    engine = Engine(path, Device("cpu"))
+    engine.self_test()
+    manifest = json.loads(engine.manifest.to_json())
+    if as_json:
+        print(json.dumps({"file": path.name, "sha256": engine.sha256, "self_test": "passed", **manifest}))
+        return
+    table = Table(title=path.name, show_header=False)
+    shown = (
+        "name",
+        "variant",
+        "precision",
+        "input",
+        "dynamic_size",
+        "opset",
+        "attention_nodes",
+        "parameters",
+        "macs",
+        "temperature",
+        "checkpoint_sha256",
+    )
+    for key in shown:
+        value = manifest[key]
+        table.add_row(key.replace("_", " "), f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value))
+    p = manifest["preprocessing"]
+    table.add_row("image size", f"{p['size'][0]} x {p['size'][1]}, {p['resize']}, {p['interpolation']}")
+    labels = manifest["labels"]
+    table.add_row("labels", f"{len(labels)}: {', '.join(labels[:10])}{' …' if len(labels) > 10 else ''}")
+    for stage in manifest["stages"]:
+        clusters = f"{stage['clusters']} clusters ({stage['clustering']})" if stage["clusters"] else "no clusters"
+        table.add_row(
+            f"stage {stage['stage']}", f"{stage['grid'][0]} x {stage['grid'][1]} grid, width {stage['dim']}, {stage['blocks']} blocks, {clusters}"
+        )
+    for kind in ("verification", "accuracy", "tools"):
+        table.add_row(kind, "\n".join(f"{k}: {v}" for k, v in manifest[kind].items()) or "-")
+    table.add_row("sha256", engine.sha256)
+    table.add_row("self-test", "passed")
+    Console().print(table)
+
+
+def _pictures(inputs: Iterable[str]) -> list[tuple[str, bytes]]:
+    found: list[tuple[str, bytes]] = []
+    for name in inputs:
+        path = Path(name)
+        if name == "-":
+            found.append((name, sys.stdin.buffer.read()))
+        elif path.is_dir():
+            found += [(str(p), p.read_bytes()) for p in sorted(path.rglob("*")) if p.suffix.lower() in PICTURES]
+        elif path.is_file():
+            found.append((name, path.read_bytes()))
+        else:
+            raise PacaError(f"{name} is neither a file nor a folder")
+    if not found:
+        raise PacaError("no pictures found; name files or folders with .jpg, .png or .webp in them")
+    return found
+
+
+async def _ask(inputs: Iterable[str], model: Path | None, question: Callable[[Any, bytes], Any]) -> list[tuple[str, Any]]:
+    from .predictor import Predictor
+
+    pictures = _pictures(inputs)
+    if model is not None and not model.is_file():
+        raise PacaError(f"{model} is not a file; make a model with `paca export`")
+    predictor = Predictor.open(model)
+    try:
+        answers = []
+        for name, data in pictures:
+            try:
+                answers.append((name, await question(predictor, data)))
+            except PacaError as error:
+                if len(pictures) == 1:
+                    raise PacaError(f"{name}: {error}") from None
+                answers.append((name, error))
+        return answers
+    finally:
+        await predictor.close()
+
+
+def _print(answers: list[tuple[str, Any]], as_json: bool) -> None:
+    if as_json:
+        for name, answer in answers:
+            if isinstance(answer, PacaError):
+                print(json.dumps({"file": name, "error": str(answer)}))
+            else:
+                best = [{"label": p.label, "class_id": p.class_id, "score": p.score, "logit": p.logit} for p in answer.predictions]
+                print(json.dumps({"file": name, "model": answer.model, "model_version": answer.model_version, "predictions": best}))
+        return
+    table = Table("picture", "class", "score", "then")
+    for name, answer in answers:
+        if isinstance(answer, PacaError):
+            table.add_row(name, "[red]failed[/red]", "", str(answer))
+            continue
+        first, *rest = answer.predictions
+        table.add_row(name, first.label, f"{first.score:.3f}", ", ".join(f"{p.label} {p.score:.3f}" for p in rest[:3]))
+    Console().print(table)

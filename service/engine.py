@@ -1,0 +1,189 @@
+"""ONNX Runtime: one model file, one session, batches in, arrays out. The only module that imports onnxruntime.
+
+Honest about where it runs: `provider` is what the session really uses, and CUDA that was demanded but is absent is an error. Batching, decoding and
+what the numbers mean are elsewhere. The file is read once into memory, so the hash, the manifest and the session always belong to the same bytes, and a
+model that points to external data is refused by ONNX Runtime itself (there is no folder it could point into).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .artifact import Head, Manifest, golden_picture
+from .errors import BadArtifact, CannotStart, EngineFailed, ProviderUnavailable
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where and how a session runs. provider: auto, cpu or cuda. threads: of one run, 0 = ONNX Runtime's choice (one a core)."""
+
+    provider: str = "auto"
+    device_id: int = 0
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """One batch's answer. logits: (B, K) float32. arrays: every further output asked for, by its graph name, as the graph gives it in float32."""
+
+    logits: np.ndarray
+    arrays: dict[str, np.ndarray]
+
+    def row(self, i: int) -> Outputs:
+        """The answer of picture `i` alone, without the batch axis; views, not copies."""
+        return Outputs(self.logits[i], {name: array[i] for name, array in self.arrays.items()})
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        raise CannotStart("ONNX Runtime is not installed; install one of the extras: paca-serve[cpu] or paca-serve[gpu]") from None
+    if not hasattr(onnxruntime, "InferenceSession"):
+        raise CannotStart(
+            "the installed ONNX Runtime is broken (onnxruntime and onnxruntime-gpu overwrite each other); reinstall exactly one of them"
+        )
+    return onnxruntime
+
+
+class Session:
+    """A model file in ONNX Runtime, on the provider asked for. Thread-safe: `run` may be called from several threads at once."""
+
+    def __init__(self, path: Path, device: Device) -> None:
+        """Raises BadArtifact for a file ONNX Runtime refuses, ProviderUnavailable for a provider that is not here."""
+        ort = _onnxruntime()
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise BadArtifact(f"cannot read the model file {path.name}: {error.strerror}") from None
+        self.sha256 = hashlib.sha256(data).hexdigest()
+        self._session, self.provider = _open(ort, data, path.name, device)
+        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        self.inputs = {i.name: (i.type, i.shape) for i in self._session.get_inputs()}
+        self.outputs = {o.name: (o.type, o.shape) for o in self._session.get_outputs()}
+        self.output_names = tuple(self.outputs)
+
+    def run(self, names: tuple[str, ...], feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The named outputs in float32; EngineFailed where the run fails."""
+        try:
+            values = self._session.run(names, feed)
+        except Exception as error:  # ONNX Runtime raises its own C++ exceptions, none of which a caller could tell apart
+            raise EngineFailed(f"the engine could not run this batch ({type(error).__name__}); try again") from error
+        return {name: np.asarray(value).astype(np.float32, copy=False) for name, value in zip(names, values, strict=True)}
+
+
+def _open(ort: Any, data: bytes, name: str, device: Device) -> tuple[Any, str]:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = device.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Spinning threads burn the very cores that decode the next picture (docs/decisions.md).
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    wanted = _providers(ort, device)
+    try:
+        # The skip-layer-norm fusion is slower than what it fuses on CPU: 1.5-3 % (docs/decisions.md).
+        session = ort.InferenceSession(data, options, providers=wanted, disabled_optimizers=["SkipLayerNormFusion"])
+    except Exception as error:
+        raise BadArtifact(f"{name} is not a model this server can load: {str(error).splitlines()[0][:200]}") from None
+    used = session.get_providers()[0]
+    if device.provider == "cuda" and used != PROVIDERS["cuda"]:
+        raise ProviderUnavailable(
+            f"CUDA was demanded, but ONNX Runtime runs this model on {used}; check driver and CUDA libraries, or set PACA_PROVIDER=cpu"
+        )
+    return session, "cuda" if used == PROVIDERS["cuda"] else "cpu"
+
+
+def _providers(ort: Any, device: Device) -> list[Any]:
+    if device.provider not in ("auto", *PROVIDERS):
+        raise CannotStart(f"unknown provider {device.provider!r}; choose auto, cpu or cuda")
+    built_in = PROVIDERS["cuda"] in ort.get_available_providers()
+    if device.provider == "cuda" and not built_in:
+        raise ProviderUnavailable("CUDA was demanded, but this ONNX Runtime has no CUDA provider; install paca-serve[gpu], or set PACA_PROVIDER=cpu")
+    if device.provider == "cpu" or not built_in:
+        return [PROVIDERS["cpu"]]
+    if hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+    cuda = {"device_id": str(device.device_id), "arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}
+    return [(PROVIDERS["cuda"], cuda), PROVIDERS["cpu"]]
+
+
+class Engine:
+    """An exported PaCa model, ready to run: its manifest, its head weights and `run`."""
+
+    def __init__(self, path: Path, device: Device | None = None) -> None:
+        """Raises BadArtifact where the file is no PaCa artifact or contradicts its own manifest."""
+        self._session = Session(path, device or Device())
+        self.manifest = Manifest.from_metadata(self._session.metadata)
+        self.head = Head.from_metadata(self._session.metadata, len(self.manifest.labels))
+        self.provider = self._session.provider
+        self.sha256 = self._session.sha256
+        self._check()
+
+    @property
+    def outputs(self) -> dict[str, list[int | str | None]]:
+        """Every output of the graph with its shape; unknown sizes are names or None."""
+        return {name: shape for name, (_, shape) in self._session.outputs.items()}
+
+    def _check(self) -> None:
+        kind = "tensor(uint8)" if self.manifest.input == "uint8" else "tensor(float)"
+        accepted = (kind, "tensor(float16)") if self.manifest.input == "float32" else (kind,)
+        found = self._session.inputs
+        if list(found) != ["image"] or found["image"][0] not in accepted:
+            raise BadArtifact(
+                f"the model's input should be 'image' as {kind}, but the file has {', '.join(f'{n} {t}' for n, (t, _) in found.items())}"
+            )
+        expected = {"logits", "tokens", *(stage.output for stage in self.manifest.stages if stage.output)}
+        if missing := expected - set(self._session.output_names):
+            raise BadArtifact(f"the model lacks the outputs {', '.join(sorted(missing))} that its manifest names")
+        classes = self._session.outputs["logits"][1][-1]
+        if classes != len(self.manifest.labels):
+            raise BadArtifact(f"the model has {classes} logits, but its manifest lists {len(self.manifest.labels)} labels")
+
+    def run(self, images: np.ndarray, names: tuple[str, ...] = ()) -> Outputs:
+        """One forward pass. images: uint8 (B, H, W, 3), or what the manifest's `input` says; names: further outputs wanted beside the logits."""
+        if self.manifest.input == "float32" and images.dtype == np.uint8:
+            images = self.manifest.preprocessing.to_float(images)
+        arrays = self._session.run(("logits", *names), {"image": images})
+        return Outputs(arrays.pop("logits"), arrays)
+
+    def self_test(self) -> None:
+        """Runs the golden picture: finite answers of the right shapes and the logits that the exporter measured; BadArtifact otherwise."""
+        size = self.manifest.preprocessing.size
+        names = tuple(name for name in self._session.output_names if name != "logits")
+        golden = self.manifest.golden
+        out = self.run(golden_picture(size, golden.seed if golden else 0)[None], names)
+        for name, array in {"logits": out.logits, **out.arrays}.items():
+            if array.shape[0] != 1 or not np.isfinite(array).all():
+                raise BadArtifact(f"self-test failed: output {name} is not finite or has the wrong shape {array.shape}")
+        if golden is None:
+            return
+        logits = out.logits[0]
+        off = float(np.abs(logits[: len(golden.logits)] - np.array(golden.logits, np.float32)).max())
+        if off > golden.tolerance:
+            raise BadArtifact(f"self-test failed: the golden picture's logits are {off:.3g} off, allowed are {golden.tolerance:.3g}")
+
+    def close(self) -> None:
+        """Frees the session; `run` must not be called afterwards."""
+        del self._session
+
+
+class GradientEngine:
+    """explain.onnx: (features, weights over the logits) → gradient maps of the stages it covers."""
+
+    def __init__(self, path: Path, device: Device | None = None) -> None:
+        self._session = Session(path, device or Device())
+        self.sha256 = self._session.sha256
+        self.outputs = self._session.output_names
+        if set(self._session.inputs) != {"features", "weights"}:
+            raise BadArtifact(f"explain.onnx should take 'features' and 'weights', this file takes {', '.join(self._session.inputs)}")
+
+    def run(self, features: np.ndarray, weights: np.ndarray, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
+        """features: (B, N_s, C_s); weights: (B, K), one row a picture. Returns the named maps (all by default), each with a leading B."""
+        return self._session.run(names or self.outputs, {"features": features, "weights": weights})

@@ -1,0 +1,273 @@
+"""One model, ready to answer: decode → preprocess → batch → run → explain. The only file that knows the whole order.
+
+Usable from Python without a server:
+
+    predictor = Predictor.open()                                   # the embedded model, or open(path_to_model_onnx)
+    answer = await predictor.classify(Path("photo.jpg").read_bytes())
+    answer = await predictor.explain(photo, ExplainOptions(method="cam"))
+    await predictor.close()
+
+Every step that takes time runs in threads; deadlines are absolute `time.monotonic()` seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from . import compose, images, repository
+from .artifact import Manifest
+from .batcher import Answer, Batcher
+from .engine import Device, Engine, GradientEngine, Outputs
+from .errors import BadParameter, DeadlineExceeded
+from .explain import question
+from .options import ClassifyOptions, ExplainOptions
+from .results import Classification, Explained, Explanation, ImageInfo, Timings
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """How much runs at once. instances: parallel runs; max_batch: pictures a run; max_wait: seconds a batch waits for company; queue_size: pictures that
+    may wait; decoders: pictures decoded at the same time."""
+
+    instances: int = 1
+    max_batch: int = 1
+    max_wait: float = 0.0
+    queue_size: int = 128
+    decoders: int = 2
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture on its way to the engine. names: graph outputs wanted beside the logits."""
+
+    tensor: np.ndarray
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Question:
+    """One row for explain.onnx: features (N, C) of a picture and weights (K,) over its logits."""
+
+    features: np.ndarray
+    weights: np.ndarray
+
+
+class Predictor:
+    """Answers for one model version. All coroutines belong to one event loop."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        name: str,
+        version: str,
+        *,
+        capacity: Capacity | None = None,
+        limits: images.Limits | None = None,
+        gradients: GradientEngine | None = None,
+    ) -> None:
+        """Self-tests the engine first: BadArtifact where it does not give what its exporter measured."""
+        engine.self_test()
+        self.name, self.version = name, version
+        self.manifest: Manifest = engine.manifest
+        self.provider, self.sha256 = engine.provider, engine.sha256
+        self.capacity = capacity or Capacity()
+        self._limits = limits or images.Limits()
+        self._engine, self._gradients = engine, gradients if engine.manifest.explain else None
+        self._workers = ThreadPoolExecutor(self.capacity.decoders, thread_name_prefix=f"{name}-pixels")
+        c = self.capacity
+        self.batcher: Batcher[Picture, Outputs] = Batcher(
+            self._run, max_batch=c.max_batch, max_wait=c.max_wait, queue_size=c.queue_size, instances=c.instances
+        )
+        # Gradients have a queue and a thread of their own, so that a flood of /explain cannot starve /classify.
+        self.gradient_batcher: Batcher[Question, dict[str, np.ndarray]] | None = None
+        if self._gradients:
+            run = partial(_run_gradients, self._gradients)
+            self.gradient_batcher = Batcher(run, max_batch=c.max_batch, max_wait=0.0, queue_size=c.queue_size, instances=1)
+        self._warm_up()
+
+    @classmethod
+    def open(cls, path: Path | None = None, *, device: Device | None = None, capacity: Capacity | None = None) -> Predictor:
+        """A predictor of a model file (with explain.onnx beside it, if there), or of the embedded model."""
+        if path is None:
+            root = repository.embedded()
+            files = repository.find(root, repository.names(root)[0])
+            path, name, version = files.model, files.name, files.version
+        else:
+            name, version = path.parent.parent.name or path.stem, path.parent.name or "1"
+        beside = path.with_name("explain.onnx")
+        gradients = GradientEngine(beside, device) if beside.is_file() else None
+        return cls(Engine(path, device), name, version, capacity=capacity, gradients=gradients)
+
+    @property
+    def precision(self) -> str:
+        return self.manifest.precision
+
+    async def classify(self, data: bytes, options: ClassifyOptions | None = None, deadline: float | None = None) -> Classification:
+        """The most probable classes of one picture, given as a file's bytes. Raises InvalidInput, Unavailable or DeadlineExceeded."""
+        options = options or ClassifyOptions()
+        began = time.monotonic()
+        self.check_options(options)
+        read = await self._in_thread(deadline, self._read, data, max(self.manifest.preprocessing.size))
+        answer = await self.batcher.submit(Picture(read.tensor), deadline)
+        return Classification(
+            model=self.name,
+            model_version=self.version,
+            image=read.info,
+            predictions=compose.predictions(answer.result.logits, self.manifest, options.top_k),
+            timings=_timings(began, read, answer),
+            warnings=read.warnings,
+        )
+
+    async def explain(self, data: bytes, options: ExplainOptions | None = None, deadline: float | None = None) -> Explained:
+        """Predictions and explanations of one picture from one forward pass, plus one short gradient pass a target where the method needs it."""
+        asked = self._plan(options or ExplainOptions())
+        o = asked.options
+        began = time.monotonic()
+        side = max(self.manifest.preprocessing.size)
+        read = await self._in_thread(deadline, self._read, data, max(side, compose.longest_side(o.size, side)))
+        answer = await self.batcher.submit(Picture(read.tensor, asked.outputs), deadline)
+        logits, arrays = answer.result.logits, answer.result.arrays
+        pairs = compose.questions(asked, logits)
+        started = time.monotonic()
+        maps: Sequence[dict[str, np.ndarray]] = [{} for _ in pairs]
+        if asked.gradients and self.gradient_batcher:
+            rows = [Question(arrays["features"], question(len(logits), *pair)) for pair in pairs]
+            maps = [a.result for a in await asyncio.gather(*(self.gradient_batcher.submit(row, deadline) for row in rows))]
+        explained = time.monotonic()
+        parts = await self._in_thread(deadline, self._compose, asked, read, logits, arrays, pairs, maps)
+        return Explained(
+            model=self.name,
+            model_version=self.version,
+            image=read.info,
+            predictions=compose.predictions(logits, self.manifest, o.top_k),
+            timings=_timings(began, read, answer, explain=explained - started, render=time.monotonic() - explained),
+            warnings=read.warnings,
+            explanations=tuple(parts),
+        )
+
+    async def infer(self, batch: np.ndarray, outputs: tuple[str, ...] | None = None, deadline: float | None = None) -> dict[str, np.ndarray]:
+        """The graph as it is: tensors as the manifest's `input` says → the named outputs (all by default), each (B, ...). BadParameter for a wrong shape."""
+        known = tuple(self._engine.outputs)
+        names = known if outputs is None else outputs
+        if unknown := [name for name in names if name not in known]:
+            raise BadParameter(f"there is no output {unknown[0][:60]!r}; the model has: {', '.join(known)}")
+        self._check_tensor(batch)
+        wanted = tuple(name for name in names if name != "logits")
+        answers = await asyncio.gather(*(self.batcher.submit(Picture(row, wanted), deadline) for row in batch))
+        rows = [{"logits": a.result.logits, **a.result.arrays} for a in answers]
+        return {name: np.stack([row[name] for row in rows]) for name in names}
+
+    @property
+    def outputs(self) -> dict[str, list[int | str | None]]:
+        """Every output of the graph with its shape."""
+        return self._engine.outputs
+
+    def check_options(self, options: ClassifyOptions) -> None:
+        """BadParameter, with the valid values, where this model cannot do what is asked."""
+        if not 1 <= options.top_k <= 1000:
+            raise BadParameter(f"top_k must be between 1 and 1000, not {options.top_k}", limit="top_k", value=1000)
+        if isinstance(options, ExplainOptions):
+            self._plan(options)
+
+    async def close(self) -> None:
+        """Answers everything accepted, then frees threads and sessions."""
+        await self.batcher.close()
+        if self.gradient_batcher:
+            await self.gradient_batcher.close()
+        self._workers.shutdown(wait=False)
+        self._engine.close()
+
+    def _plan(self, options: ExplainOptions) -> compose.Plan:
+        return compose.plan(options, self.manifest, self._gradients is not None)
+
+    def _check_tensor(self, batch: np.ndarray) -> None:
+        height, width = self.manifest.preprocessing.size
+        kind, shape = (np.uint8, (height, width, 3)) if self.manifest.input == "uint8" else (np.float32, (3, height, width))
+        fits = batch.ndim == 4 and (batch.shape[1:] == shape or self.manifest.dynamic_size)
+        if batch.dtype != kind or not fits or not len(batch):
+            raise BadParameter(f"image must be {np.dtype(kind)} of shape (B, {', '.join(map(str, shape))}), not {batch.dtype} {batch.shape}")
+
+    async def _in_thread(self, deadline: float | None, function: Callable[..., T], *args: object) -> T:
+        if deadline is not None and time.monotonic() >= deadline:
+            raise DeadlineExceeded("the deadline passed before the picture was processed; send fewer requests at once, or raise PACA_DEADLINE_MS")
+        return await asyncio.get_running_loop().run_in_executor(self._workers, partial(function, *args))
+
+    def _read(self, data: bytes, reduce_to: int) -> _Read:
+        began = time.monotonic()
+        decoded = images.decode(data, self._limits, reduce_to)
+        tensor, placement = images.preprocess(decoded.rgb, decoded.width, decoded.height, self.manifest.preprocessing)
+        if self.manifest.input == "float32":
+            tensor = self.manifest.preprocessing.to_float(tensor[None])[0]
+        info = ImageInfo(decoded.width, decoded.height, decoded.format)
+        return _Read(decoded.rgb, tensor, placement, info, decoded.warnings, time.monotonic() - began)
+
+    def _run(self, pictures: list[Picture]) -> list[Outputs]:
+        names = tuple(dict.fromkeys(name for picture in pictures for name in picture.names))
+        batch = pictures[0].tensor[None] if len(pictures) == 1 else np.stack([picture.tensor for picture in pictures])
+        out = self._engine.run(batch, names)
+        return [out.row(i) for i in range(len(pictures))]
+
+    def _compose(
+        self,
+        asked: compose.Plan,
+        read: _Read,
+        logits: np.ndarray,
+        arrays: dict[str, np.ndarray],
+        pairs: list[tuple[int, int | None]],
+        maps: Sequence[dict[str, np.ndarray]],
+    ) -> list[Explanation]:
+        window = read.placement.box
+        drawing = compose.canvas(asked, read.rgb, window, read.info, max(self.manifest.preprocessing.size))
+        return [
+            compose.explanation(asked, self.manifest, self._engine.head, target, against, logits, arrays, found, drawing, window, read.info)
+            for (target, against), found in zip(pairs, maps, strict=True)
+        ]
+
+    def _warm_up(self) -> None:
+        """Runs every batch size once at its largest, so that the first request does not pay for memory and kernels."""
+        height, width = self.manifest.preprocessing.size
+        blank = np.zeros((self.capacity.max_batch, height, width, 3), np.uint8)
+        features = (self.manifest.explain and ("features",)) or ()
+        out = self._engine.run(blank, features)
+        if self._gradients and features:
+            self._gradients.run(out.arrays["features"][:1], np.zeros((1, len(self.manifest.labels)), np.float32))
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A decoded and preprocessed picture. rgb: upright, possibly decoded smaller; seconds: what it took."""
+
+    rgb: np.ndarray
+    tensor: np.ndarray
+    placement: images.Placement
+    info: ImageInfo
+    warnings: tuple[str, ...]
+    seconds: float
+
+
+def _run_gradients(engine: GradientEngine, questions: list[Question]) -> list[dict[str, np.ndarray]]:
+    out = engine.run(np.stack([q.features for q in questions]), np.stack([q.weights for q in questions]))
+    return [{name: values[i] for name, values in out.items()} for i in range(len(questions))]
+
+
+def _timings(began: float, read: _Read, answer: Answer[Outputs], explain: float = 0.0, render: float = 0.0) -> Timings:
+    return Timings(
+        decode=1000 * read.seconds,
+        queue=answer.queue_ms,
+        inference=answer.inference_ms,
+        total=1000 * (time.monotonic() - began),
+        explain=1000 * explain,
+        render=1000 * render,
+        batch_size=answer.batch_size,
+    )

@@ -1,0 +1,45 @@
+"""The only place where settings meet objects: `build_registry(settings)`. Everything below takes plain arguments."""
+
+from __future__ import annotations
+
+from .engine import Device, Engine, GradientEngine
+from .images import Limits
+from .predictor import Capacity, Predictor
+from .registry import Registry
+from .repository import ModelFiles
+from .settings import Settings, cores
+
+
+def build_registry(settings: Settings) -> Registry:
+    """A registry that loads the repository's models the way the settings say; nothing is loaded before its `start()`."""
+    limits = Limits(max_bytes=int(settings.max_body_mb * 2**20), max_pixels=settings.max_pixels)
+
+    def load(files: ModelFiles) -> Predictor:
+        return load_predictor(files, settings, limits)
+
+    return Registry(settings.models, load, precision=settings.precision, default=settings.default_model, watch=settings.watch_models)
+
+
+def load_predictor(files: ModelFiles, settings: Settings, limits: Limits) -> Predictor:
+    """Loads, self-tests and warms one version; BadArtifact or ProviderUnavailable where it cannot serve."""
+    device = Device(settings.provider, settings.device_id, settings.threads or _threads(settings))
+    engine = Engine(files.model, device)
+    gradients = GradientEngine(files.explain, device) if files.explain else None
+    return Predictor(engine, files.name, files.version, capacity=_capacity(settings, engine.provider), limits=limits, gradients=gradients)
+
+
+def _instances(settings: Settings, provider: str) -> int:
+    return settings.instances or (1 if provider == "cuda" else max(1, cores() // settings.workers))
+
+
+def _threads(settings: Settings) -> int:
+    return max(1, cores() // (settings.workers * _instances(settings, "cpu")))
+
+
+def _capacity(settings: Settings, provider: str) -> Capacity:
+    return Capacity(
+        instances=_instances(settings, provider),
+        max_batch=settings.max_batch or (16 if provider == "cuda" else 1),
+        max_wait=settings.max_wait_ms / 1000,
+        queue_size=settings.queue_size,
+    )
