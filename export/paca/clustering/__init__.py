@@ -2,6 +2,8 @@
 
 The protocol is one call: tokens x (B, N, C) on a grid (H, W) → assignment z (B, M, N) whose every row sums to 1 over the N patches. A
 clustering knows nothing of attention or of the other clusterings; `CLUSTERINGS` maps the names used in configs to constructors (dim, clusters).
+The learned ones score patches with a small net; the classic ones (kmeans, gmm, hierarchical, dbscan) have no parameters and look at each picture's
+own tokens. A class that cannot be exported says why in `not_exportable`; `softmaxes` (default 1) is how many Softmax nodes its graph has.
 """
 
 from __future__ import annotations
@@ -11,6 +13,10 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from .dbscan import Dbscan
+from .gmm import GaussianMixture
+from .hierarchical import Hierarchical
+from .kmeans import KMeans
 from .learned import ConvClustering, LinearClustering, MlpClustering
 
 
@@ -22,6 +28,10 @@ CLUSTERINGS: dict[str, Callable[[int, int], nn.Module]] = {
     "conv": ConvClustering,
     "mlp": MlpClustering,
     "linear": LinearClustering,
+    "kmeans": KMeans,
+    "gmm": GaussianMixture,
+    "hierarchical": Hierarchical,
+    "dbscan": Dbscan,
 }
 
 
