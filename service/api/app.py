@@ -1,0 +1,96 @@
+"""`create_app`: the ASGI application, whole. Runs under our `server`, under any other ASGI server, and inside Ray Serve."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.staticfiles import StaticFiles
+
+from .. import __version__
+from ..registry import Registry
+from ..settings import Settings
+from ..wiring import build_registry
+from . import openapi, ops, problems, routes
+from .admission import Admission
+from .keys import ApiKeys
+from .metrics import Metrics
+from .middleware import Edge
+from .state import State, state
+
+log = logging.getLogger("paca.api")
+STATIC = Path(__file__).with_name("static")
+
+
+def create_app(settings: Settings | None = None, registry: Registry | None = None) -> FastAPI:
+    """The app. It answers at once: /readyz says 503 until the registry has loaded, and 200 from then on."""
+    settings = settings or Settings()
+    metrics = Metrics()
+    keys = ApiKeys(settings.api_keys) if settings.api_keys else None
+    registry = registry or build_registry(settings)
+    middleware = [Middleware(Edge, metrics=metrics, is_draining=lambda: registry.draining, keys=keys)]
+    if settings.cors_origins:
+        middleware.insert(0, _cors(settings.cors_origins))
+    app = FastAPI(
+        title="PaCa",
+        version=__version__,
+        lifespan=_lifespan,
+        middleware=middleware,
+        root_path=settings.root_path.rstrip("/"),
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json" if settings.docs else None,
+    )
+    app.state.paca = State(settings, registry, metrics, Admission(settings.queue_size))
+    problems.install(app)
+    openapi.install(app)
+    for part in (routes, ops):
+        app.include_router(part.router)
+    if settings.demo and STATIC.is_dir():
+        app.mount("/", StaticFiles(directory=STATIC, html=True), name="demo")
+    return app
+
+
+def _cors(origins: list[str]) -> Middleware:
+    return Middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID", "traceparent"],
+        expose_headers=["X-Request-ID", "Server-Timing", "Retry-After"],
+    )
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Loads in the background, so that the process says why it is not ready instead of refusing connections."""
+    shared = state(app)
+
+    async def start() -> None:
+        try:
+            await shared.registry.start()
+        except Exception as error:
+            shared.failure = error
+            log.error("cannot start: %s", error)
+
+    async def watch() -> None:
+        while True:
+            shared.metrics.refresh(shared.registry)
+            await asyncio.sleep(1)
+
+    tasks = [asyncio.create_task(start()), asyncio.create_task(watch())]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+        await shared.registry.close()

@@ -1,0 +1,92 @@
+"""Around every request: its id, the API key, security headers, Server-Timing, one log line and the metrics; and the last word on errors.
+
+Plain ASGI, because a middleware that copies streams would hide a caller's hanging up from the handler.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from . import problems
+from .context import Context
+from .keys import ApiKeys
+from .logs import bounded
+from .metrics import Metrics
+
+access = logging.getLogger("paca.access")
+log = logging.getLogger("paca.api")
+
+
+class Edge:
+    """The outermost layer. is_draining: whether connections should end with the answer, so that clients go elsewhere."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, is_draining: Callable[[], bool], keys: ApiKeys | None = None) -> None:
+        self.app, self.metrics, self.is_draining, self.keys = app, metrics, is_draining, keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        headers = Headers(scope=scope)
+        context = Context.of(headers)
+        method = scope["method"]
+        # A copy: the server keeps its own scope, and answers HEAD with GET's headers and no body.
+        scope = {**scope, "paca": context, "method": "GET" if method == "HEAD" else method}
+        answered = False
+
+        async def stamped(message: Message) -> None:
+            nonlocal answered
+            if message["type"] == "http.response.start":
+                answered = True
+                context.status = message["status"]
+                outgoing = MutableHeaders(scope=message)
+                outgoing["X-Request-ID"] = context.request_id
+                outgoing["X-Content-Type-Options"] = "nosniff"
+                if self.is_draining():
+                    outgoing["Connection"] = "close"
+                if timing := context.server_timing:
+                    outgoing["Server-Timing"] = timing
+            else:
+                context.bytes_out += len(message.get("body", b""))
+            await send(message)
+
+        self.metrics.in_flight.inc()
+        try:
+            if self.keys:
+                self.keys.check(scope["path"].removeprefix(scope.get("root_path", "")), headers)
+            await self.app(scope, receive, stamped)
+        except problems.Unauthorized as error:
+            await problems.response(error, scope)(scope, receive, stamped)
+        except Exception as error:
+            log.exception("a request failed in a way nobody foresaw", extra={"fields": {"request_id": context.request_id}})
+            if not answered:
+                await problems.response(error, scope)(scope, receive, stamped)
+        finally:
+            self.metrics.in_flight.dec()
+            self._record(scope, method, context)
+
+    def _record(self, scope: Scope, method: str, context: Context) -> None:
+        seconds = time.monotonic() - context.started
+        template = getattr(scope.get("route"), "path", "")
+        self.metrics.request(template, context, seconds)
+        level = logging.DEBUG if template in ("/healthz", "/readyz", "/metrics") and context.status == 200 else logging.INFO
+        if access.isEnabledFor(level):
+            fields = {
+                "request_id": context.request_id,
+                "trace_id": context.trace_id,
+                "method": bounded(method),
+                "path": bounded(scope["path"]),
+                "status": context.status,
+                "ms": round(1000 * seconds, 2),
+                "bytes_in": context.bytes_in,
+                "bytes_out": context.bytes_out,
+                "client": (scope.get("client") or (None,))[0],
+                "model": context.model,
+                "pictures": context.pictures,
+                "reason": problems.kind_of(context.error) if context.error else None,
+            }
+            access.log(level, "request", extra={"fields": {name: value for name, value in fields.items() if value not in (None, "")}})

@@ -1,0 +1,108 @@
+"""The OpenAPI document: what FastAPI cannot see because bodies are read under limits (request forms, parameters) and what all operations share (errors)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+
+from .. import __version__
+from .problems import MEDIA_TYPE, STATUS
+from .schemas import Problem
+
+IMAGES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
+EVERYWHERE = (401, 431, 414)
+DESCRIPTION = """A photo in, predictions and explanations out.
+
+Photos are sent as raw bytes, as multipart parts named `file`, or as base64 in JSON; JPEG, PNG and WebP are told apart by their bytes.
+Errors are RFC 9457 problem documents. The server fetches no addresses."""
+_DATA = "UklGRiIAAABXRUJQVlA4IBYAAAAwAQCdASoBAAEADsD+JaQAA3AAAAAA"
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of an operation that can answer these statuses."""
+    found: dict[int | str, dict[str, Any]] = {}
+    for status in sorted({*statuses, *EVERYWHERE}):
+        titles = ", ".join(title for code, title in STATUS.values() if code == status)
+        found[status] = {"model": Problem, "description": titles}
+        if status == 503:
+            found[status]["headers"] = {
+                "Retry-After": {"description": "Seconds to wait before the same request may succeed.", "schema": {"type": "integer"}}
+            }
+    return found
+
+
+def text() -> dict[int | str, dict[str, Any]]:
+    """The `responses` of an operation that answers plain text."""
+    return {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+
+
+def job(parameters: type[BaseModel], one: type[BaseModel], several: type[BaseModel], pictures: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Keyword arguments of the route decorator for /classify and /explain."""
+    answers: dict[int | str, dict[str, Any]] = {
+        200: {
+            "model": one | several,
+            "description": "One picture: its answer. Several: `results`, one answer or problem each, in order.",
+            "content": {media: {"schema": {"type": "string", "contentMediaType": media}} for media in pictures},
+            "headers": {
+                "X-Request-ID": {"description": "The caller's, or a made one.", "schema": {"type": "string"}},
+                "Server-Timing": {"description": "The numbers of `timings_ms`.", "schema": {"type": "string"}},
+            },
+        }
+    }
+    schema = parameters.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
+    encoded = {"type": "string", "description": "Base64, with or without a `data:` prefix.", "examples": [_DATA]}
+    values = {"type": "object", "properties": schema, "additionalProperties": False, "description": "The query's parameters, if not given there."}
+    texts = {"type": "array", "items": encoded, "minItems": 1}
+
+    def body(name: str, picture: dict[str, Any]) -> dict[str, Any]:
+        members = {name: picture, "parameters": values}
+        return {"type": "object", "properties": members, "required": [name], "additionalProperties": False}
+
+    forms: dict[str, Any] = {media: {"schema": {"type": "string", "contentMediaType": media}} for media in IMAGES}
+    file = {"type": "array", "items": {"type": "string", "contentMediaType": "application/octet-stream"}, "minItems": 1}
+    forms["multipart/form-data"] = {"schema": {"type": "object", "properties": {"file": file, **schema}, "required": ["file"]}}
+    forms["application/json"] = {
+        "schema": {"oneOf": [body("image", encoded), body("images", texts), body("inputs", {"anyOf": [encoded, texts]})]},
+        "example": {"image": _DATA, "parameters": {"top_k": 3}},
+    }
+    query = [
+        {"name": name, "in": "query", "required": False, "description": field.pop("description", ""), "schema": field}
+        for name, field in ((name, dict(field)) for name, field in schema.items())
+    ]
+    return {
+        "tags": ["Photos"],
+        "responses": answers | errors(400, 404, 406, 408, 413, 415, 422, 503, 504),
+        "openapi_extra": {"requestBody": {"required": True, "content": forms}, "parameters": query},
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Makes the app's document: errors under their own media type."""
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            made = get_openapi(title="PaCa", version=__version__, description=DESCRIPTION, routes=app.routes, tags=TAGS)
+            for path, operations in made["paths"].items():
+                for operation in operations.values():
+                    for status, answer in operation["responses"].items():
+                        if status[0] in "45" and not path.startswith("/v2") and "application/json" in answer.get("content", {}):
+                            answer["content"] = {MEDIA_TYPE: answer["content"]["application/json"]}
+            made["components"]["securitySchemes"] = {
+                "bearer": {"type": "http", "scheme": "bearer", "description": "Only where the server was given API keys."},
+                "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            }
+            app.openapi_schema = made
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]
+
+
+TAGS = [
+    {"name": "Photos", "description": "The two jobs."},
+    {"name": "Models", "description": "What is loaded."},
+    {"name": "Operations", "description": "Health and metrics."},
+    {"name": "Open Inference Protocol", "description": "Version 2, for KServe and Triton clients."},
+]

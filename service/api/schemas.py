@@ -1,0 +1,234 @@
+"""Wire models: what every answer looks like in JSON, with description, unit and example of each field, made from the core's `results`."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from .. import results
+
+Box = tuple[int, int, int, int]
+W = TypeVar("W", bound="Wire")
+
+
+class Wire(BaseModel):
+    """Base: read-only, read from attributes of the results' dataclasses, absent fields left out."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+    def to_json(self) -> bytes:
+        return self.__pydantic_serializer__.to_json(self, exclude_none=True)
+
+
+class Prediction(Wire):
+    label: str = Field(description="Class name.", examples=["golf ball"])
+    class_id: int = Field(description="Class number, from 0.", examples=[8])
+    score: float = Field(description="Softmax probability, 0 to 1.", examples=[0.97])
+    logit: float = Field(description="The network's output before the softmax.", examples=[9.1])
+
+
+class ImageInfo(Wire):
+    width: int = Field(description="Pixels, after EXIF orientation.", examples=[500])
+    height: int = Field(description="Pixels, after EXIF orientation.", examples=[375])
+    format: str = Field(description="What the bytes are: JPEG, PNG or WEBP.", examples=["JPEG"])
+
+
+class Timings(Wire):
+    decode: float = Field(description="Milliseconds from bytes to the network's input.", examples=[2.1])
+    queue: float = Field(description="Milliseconds of waiting for the engine.", examples=[0.4])
+    inference: float = Field(description="Milliseconds of the run that held this picture.", examples=[9.8])
+    explain: float | None = Field(None, description="Milliseconds of computing maps; /explain only.", examples=[1.5])
+    render: float | None = Field(None, description="Milliseconds of drawing pictures; /explain only.", examples=[8.0])
+    total: float = Field(description="Milliseconds from complete body to answer.", examples=[12.9])
+
+
+class ClassifyResponse(Wire):
+    """The answer to one picture."""
+
+    id: str = Field(description="The request's id; with several pictures followed by the picture's position.", examples=["5f0c9a"])
+    model: str = Field(description="Which model answered.", examples=["imagenette"])
+    model_version: str = Field(description="Which version of it.", examples=["1"])
+    image: ImageInfo
+    predictions: list[Prediction] = Field(description="Best first, `top_k` of them.")
+    timings_ms: Timings
+    warnings: list[str] = Field([], description="What the caller should know, e.g. that only the first frame was used.", examples=[[]])
+
+
+class Target(Wire):
+    label: str = Field(description="Class name.", examples=["golf ball"])
+    class_id: int = Field(description="Class number, from 0.", examples=[8])
+    logit: float = Field(description="The network's output for it.", examples=[9.1])
+    bias: float = Field(description="The classifier's bias: the part of the logit that no patch contributes.", examples=[0.1])
+
+
+class Method(Wire):
+    name: str = Field(description="focus, cam, fine or grouping.", examples=["cam"])
+    class_specific: bool = Field(description="Whether the map changes with the class.", examples=[True])
+    complete: bool = Field(description="Whether the map and the bias sum to the logit.", examples=[True])
+    gradients: int = Field(description="Gradient passes it took.", examples=[0])
+    fallback: str | None = Field(None, description="Why another method than the one asked for answers.")
+
+
+class Completeness(Wire):
+    sum_contributions: float = Field(description="Sum of the map, in logits.", examples=[9.0])
+    bias: float = Field(description="Added to it.", examples=[0.1])
+    logit: float = Field(description="What both should give.", examples=[9.1])
+    residual: float = Field(description="sum_contributions + bias - logit.", examples=[2e-6])
+
+
+class Scale(Wire):
+    min: float = Field(description="Smallest value of the map.", examples=[-0.2])
+    max: float = Field(description="Largest value of the map.", examples=[1.4])
+    units: str = Field(description="`logit` for complete maps, else `relative`.", examples=["logit"])
+
+
+class Heatmap(Wire):
+    grid: tuple[int, int] = Field(description="Rows and columns of the map.", examples=[[8, 8]])
+    scale: Scale
+    signed: bool = Field(description="Whether negative values speak against the class.", examples=[True])
+    array: str | None = Field(None, description="With arrays=f16: the map as base64 of little-endian float16, row by row.")
+
+
+class Picture(Wire):
+    mime: str = Field(description="Media type.", examples=["image/webp"])
+    width: int = Field(description="Pixels.", examples=[500])
+    height: int = Field(description="Pixels.", examples=[375])
+    data: str = Field(description="The file as base64, without `data:` prefix.", examples=["UklGRg=="])
+
+
+class Mask(Wire):
+    threshold: float = Field(description="Where the map was cut, relative to its maximum.", examples=[0.31])
+    bbox: Box | None = Field(
+        None, description="Box around its largest part: x0, y0, x1, y1 in pixels of the upright original.", examples=[[40, 22, 310, 290]]
+    )
+
+
+class Cluster(Wire):
+    stage: int = Field(description="The stage it belongs to, from 1.", examples=[2])
+    cluster: int = Field(description="Its number in that stage, from 0.", examples=[17])
+    share: float | None = Field(None, description="Part of the class evidence located in it; absent where no class is explained.", examples=[0.31])
+    area: float = Field(description="Part of the picture where it is the strongest cluster, 0 to 1.", examples=[0.11])
+    centroid: tuple[int, int] = Field(description="x, y in pixels of the upright original.", examples=[[201, 133]])
+    bbox: Box | None = Field(None, description="x0, y0, x1, y1 in pixels of the upright original.", examples=[[160, 90, 260, 180]])
+    effect: float | None = Field(None, description="With effect=true: change of the logit per unit of attention to it.", examples=[0.4])
+    overlay: Picture | None = Field(None, description="Its heatmap on the picture.")
+
+
+class Explanation(Wire):
+    """Why one class."""
+
+    target: Target | None = Field(None, description="The explained class; absent for class-agnostic methods.")
+    contrast: Target | None = Field(None, description="The class it is held against, if one was asked for.")
+    method: Method
+    completeness: Completeness | None = Field(None, description="Only for methods that are complete.")
+    heatmap: Heatmap | None = None
+    images: dict[str, Picture] = Field({}, description="By name: overlay, heatmap, mask, masked, segmentation.")
+    mask: Mask | None = None
+    clusters: list[Cluster] = Field([], description="Strongest first.")
+
+
+class ExplainResponse(ClassifyResponse):
+    """Everything /classify answers, and one explanation for each target."""
+
+    explanations: list[Explanation]
+
+
+class Problem(BaseModel):
+    """RFC 9457. Some problems add the limit that was broken (`limit`, `value`) or the parameter (`parameter`)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(description="Stable name of the kind of problem.", examples=["urn:paca:problem:not-an-image"])
+    title: str = Field(description="The kind in words.", examples=["Not an accepted image format"])
+    status: int = Field(description="The HTTP status.", examples=[415])
+    detail: str = Field(description="What was wrong and what to do.", examples=["the bytes are no JPEG, PNG or WebP"])
+    request_id: str = Field(description="Also in the header X-Request-ID and in the log.", examples=["5f0c9a"])
+
+
+class SeveralClassified(BaseModel):
+    """Several pictures: one answer or problem each, in order."""
+
+    results: list[ClassifyResponse | Problem]
+
+
+class SeveralExplained(BaseModel):
+    """Several pictures: one answer or problem each, in order."""
+
+    results: list[ExplainResponse | Problem]
+
+
+def classified(result: results.Classification, request_id: str) -> ClassifyResponse:
+    return ClassifyResponse(**_common(result, request_id))
+
+
+def explained(result: results.Explained, request_id: str, arrays: str = "none") -> ExplainResponse:
+    return ExplainResponse(**_common(result, request_id, drawn=True), explanations=[_explanation(e, arrays) for e in result.explanations])
+
+
+def _common(result: results.Classification, request_id: str, drawn: bool = False) -> dict[str, Any]:
+    t = result.timings
+    steps = {
+        "decode": t.decode,
+        "queue": t.queue,
+        "inference": t.inference,
+        "total": t.total,
+        **({"explain": t.explain, "render": t.render} if drawn else {}),
+    }
+    return {
+        "id": request_id,
+        "model": result.model,
+        "model_version": result.model_version,
+        "image": ImageInfo.model_validate(result.image),
+        "predictions": [
+            Prediction(label=p.label, class_id=p.class_id, score=round(float(p.score), 6), logit=round(float(p.logit), 5)) for p in result.predictions
+        ],
+        "timings_ms": Timings(**{name: round(value, 3) for name, value in steps.items()}),
+        "warnings": list(result.warnings),
+    }
+
+
+def _explanation(e: results.Explanation, arrays: str) -> Explanation:
+    return Explanation(
+        target=_maybe(Target, e.target),
+        contrast=_maybe(Target, e.contrast),
+        method=Method.model_validate(e.method),
+        completeness=_maybe(Completeness, e.completeness),
+        heatmap=_heatmap(e.heatmap, arrays) if e.heatmap else None,
+        images={name: _picture(picture) for name, picture in e.images.items()},
+        mask=_maybe(Mask, e.mask),
+        clusters=[_cluster(c) for c in e.clusters],
+    )
+
+
+def _maybe(kind: type[W], value: object) -> W | None:
+    return None if value is None else kind.model_validate(value)
+
+
+def _heatmap(heatmap: results.Heatmap, arrays: str) -> Heatmap:
+    values = heatmap.values
+    return Heatmap(
+        grid=heatmap.grid,
+        scale=Scale(min=float(values.min()), max=float(values.max()), units=heatmap.units),
+        signed=heatmap.signed,
+        array=base64.b64encode(np.ascontiguousarray(values, "<f2").tobytes()).decode() if arrays == "f16" else None,
+    )
+
+
+def _picture(picture: results.Picture) -> Picture:
+    return Picture(mime=picture.mime, width=picture.width, height=picture.height, data=base64.b64encode(picture.data).decode())
+
+
+def _cluster(c: results.Cluster) -> Cluster:
+    return Cluster(
+        stage=c.stage,
+        cluster=c.cluster,
+        share=c.share,
+        area=c.area,
+        centroid=c.centroid,
+        bbox=c.bbox,
+        effect=c.effect,
+        overlay=_picture(c.overlay) if c.overlay else None,
+    )

@@ -1,0 +1,148 @@
+"""Runs the app on a socket: uvicorn with a guarded protocol, a shutdown that loses no request, and an exit code that tells the truth.
+
+SIGTERM: /readyz says 503 at once, requests are answered for a moment longer so that load balancers can look away, then the socket closes, what was
+accepted is answered, exit 0. SIGINT skips the moment. SIGHUP looks at the model repository again. Several workers are `supervisor`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable, Coroutine
+from multiprocessing import parent_process
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from ..errors import CannotStart
+from ..settings import Settings
+from . import logs
+from .app import create_app
+from .protocol import GuardedProtocol
+from .state import state
+
+log = logging.getLogger("paca.server")
+GRACE_SECONDS = 2.0  # of answering while /readyz already says 503
+LAST_SECONDS = 0.25  # for requests of connections that were accepted just before the socket closed
+DRAIN_SECONDS = 22  # for answering what was accepted; the whole shutdown stays under 30
+
+
+class Server(uvicorn.Server):
+    """One process's server. on_ready: called once, when the models are loaded."""
+
+    def __init__(self, app: FastAPI, on_ready: Callable[[], None], worker: bool = False) -> None:
+        self.shared = state(app)
+        config = uvicorn.Config(
+            app,
+            http=type("Protocol", (GuardedProtocol,), {"refused": staticmethod(self.shared.metrics.refused)}),
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=DRAIN_SECONDS,
+        )
+        super().__init__(config)
+        self._on_ready: Callable[[], None] | None = on_ready
+        self._worker = worker
+        self._stop_at: float | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._spawn(self._look_at_connections())
+        if hasattr(signal, "SIGHUP"):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload()))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _look_at_connections(self) -> None:
+        while True:
+            await asyncio.sleep(0.5)
+            now = time.monotonic()
+            for connection in list(self.server_state.connections):
+                connection.check(now)  # type: ignore[union-attr]
+
+    async def _reload(self) -> None:
+        await self.shared.registry.reload()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Starts the shutdown; a second SIGINT ends it. Not remembered, so that the exit code is 0 and not the signal's."""
+        if sig == signal.SIGINT and self._worker:
+            return  # a terminal's Ctrl-C reaches every process; the supervisor decides
+        if self._stop_at is not None:
+            self.force_exit = sig == signal.SIGINT
+            return
+        self.shared.registry.drain()
+        self._stop_at = time.monotonic() + (GRACE_SECONDS if sig == signal.SIGTERM else 0.0)
+
+    async def on_tick(self, counter: int) -> bool:
+        if self.shared.failure is not None or (self._stop_at is not None and time.monotonic() >= self._stop_at):
+            self.should_exit = True
+        elif self._on_ready and self.shared.registry.ready[0]:
+            self._on_ready()
+            self._on_ready = None
+        elif self._worker and counter % 10 == 0 and self._stop_at is None:
+            supervisor = parent_process()
+            if supervisor and not supervisor.is_alive():
+                self.handle_exit(signal.SIGTERM, None)
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        if self.shared.failure is None:
+            await asyncio.sleep(LAST_SECONDS)
+        await super().shutdown(sockets)
+        for task in self._tasks:
+            task.cancel()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket; CannotStart where the address is taken or not this machine's."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+    except OSError as error:
+        raise CannotStart(f"cannot listen on {host} port {port}: {error.strerror or error}; choose another with PACA_PORT or --port") from None
+    sock.setblocking(False)
+    return sock
+
+
+def run(settings: Settings, sock: socket.socket, on_ready: Callable[[], None], worker: bool = False) -> None:
+    """Serves on a bound socket until a signal; CannotStart where the models cannot be loaded."""
+    logs.configure(settings.log_format, settings.log_level)
+    server = Server(create_app(settings), on_ready, worker)
+    server.run([sock])
+    failure = server.shared.failure
+    if isinstance(failure, CannotStart):
+        raise failure
+    if failure is not None:
+        raise CannotStart(f"the models could not be loaded: {failure}") from failure
+
+
+def serve(settings: Settings) -> None:
+    """What `paca serve` does: listens, serves, returns after a clean shutdown."""
+    sock = listen(settings.host, settings.port)
+    port = sock.getsockname()[1]
+
+    def announce() -> None:
+        host = f"[{settings.host}]" if ":" in settings.host else "127.0.0.1" if settings.host == "0.0.0.0" else settings.host  # noqa: S104
+        address = f"http://{host}:{port}{settings.root_path.rstrip('/')}"
+        print(f"PaCa is ready: {address}/\nTry: curl -F file=@photo.jpg {address}/classify", flush=True)
+
+    if settings.workers == 1:
+        run(settings, sock, announce)
+    else:
+        from .supervisor import supervise
+
+        supervise(settings, sock, announce)

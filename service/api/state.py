@@ -1,0 +1,34 @@
+"""What the handlers of one app share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+
+from ..registry import Registry
+from ..settings import Settings
+from .admission import Admission
+from .metrics import Metrics
+
+
+@dataclass
+class State:
+    """failure: why the models could not be loaded, once that is certain; the server then exits with it."""
+
+    settings: Settings
+    registry: Registry
+    metrics: Metrics
+    admission: Admission
+    failure: Exception | None = None
+
+    @property
+    def max_body(self) -> int:
+        """Bytes."""
+        return int(self.settings.max_body_mb * 2**20)
+
+
+def state(app: FastAPI) -> State:
+    """The app's state."""
+    found: State = app.state.paca
+    return found
