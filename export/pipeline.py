@@ -183,7 +183,7 @@ def export_model(
             try:
                 gradients = export_gradients(model, cut, Path(scratch) / "explain.onnx")
                 info = ExplainInfo(cut, tuple(gradients["maps"]), tuple(gradients.get("effects", ())))
-            except NotImplementedError as reason:
+            except ValueError as reason:
                 missing = str(reason)
         say("tracing the served graph")
         cut = cut if info else None

@@ -6,16 +6,12 @@ here: `verify` judges the result.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-
 import onnx
 import torch
 from torch import Tensor, nn
 
-from .attention_node import OPSET, attention_node
+from .attention_node import attention_node
+from .conversion import to_onnx
 from .lowering import lower
 from .paca.model import Attend, PaCaViT, use_attention
 
@@ -67,35 +63,9 @@ def trace(
     side = model.config.image_size
     shape = (2, side, side, 3) if input_kind == "uint8" else (2, 3, side, side)
     example = torch.zeros(shape, dtype=torch.uint8 if input_kind == "uint8" else torch.float32)
-    axes = {0: torch.export.Dim("batch", min=1, max=MAX_BATCH)}
+    axes: dict[int, object] = {0: torch.export.Dim("batch", min=1, max=MAX_BATCH)}
     if dynamic_size:
         first = 1 if input_kind == "uint8" else 2
         axes[first] = torch.export.Dim("height", min=MIN_SIDE, max=MAX_SIDE)
         axes[first + 1] = torch.export.Dim("width", min=MIN_SIDE, max=MAX_SIDE)
-    with _quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            served,
-            (example,),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["image"],
-            output_names=served.output_names,
-            dynamic_shapes=(axes,),
-            verbose=False,
-        )
-    assert program is not None
-    return program.model_proto
-
-
-@contextlib.contextmanager
-def _quiet():  # type: ignore[no-untyped-def]  # a context manager
-    """Silences the exporter's progress and its remarks about libraries we do not use; errors still raise."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
+    return to_onnx(served, (example,), ["image"], served.output_names, [axes])

@@ -1,0 +1,44 @@
+# The server image. Targets: `cpu` (default) and `cuda`. Copies service/ only, so it can hold neither torch nor a training.
+#   docker build -t paca .                                  docker build -t paca:cuda --target cuda .
+ARG BASE=python:3.12-slim
+
+FROM ${BASE} AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
+RUN python3 -m venv /opt/paca
+WORKDIR /src
+COPY constraints.txt pyproject.toml README.md LICENSE ./
+COPY service/__init__.py service/__init__.py
+
+FROM build AS build-cpu
+# Dependencies first: this layer is reused until pyproject.toml or constraints.txt changes.
+RUN --mount=type=cache,target=/root/.cache/pip /opt/paca/bin/pip install -q -c constraints.txt '.[cpu]' && /opt/paca/bin/pip uninstall -q -y paca-serve
+COPY service service
+RUN --mount=type=cache,target=/root/.cache/pip /opt/paca/bin/pip install -q --no-deps . \
+ && find /opt/paca -depth \( -name __pycache__ -o -name tests -path '*numpy*' \) -exec rm -rf {} + \
+ && /opt/paca/bin/pip uninstall -q -y pip
+
+FROM build AS build-cuda
+RUN --mount=type=cache,target=/root/.cache/pip /opt/paca/bin/pip install -q -c constraints.txt '.[gpu]' && /opt/paca/bin/pip uninstall -q -y paca-serve
+COPY service service
+RUN --mount=type=cache,target=/root/.cache/pip /opt/paca/bin/pip install -q --no-deps . \
+ && find /opt/paca -depth -name __pycache__ -exec rm -rf {} + \
+ && /opt/paca/bin/pip uninstall -q -y pip
+
+FROM ${BASE} AS runtime
+ENV PATH=/opt/paca/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    PACA_HOST=0.0.0.0 PACA_PORT=8000 PACA_LOG_FORMAT=json
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin paca
+USER 10001
+EXPOSE 8000
+# slim has no curl; ready means a real forward pass succeeded.
+HEALTHCHECK --interval=5s --timeout=3s --start-period=20s --retries=3 \
+  CMD ["python3", "-c", "import os, urllib.request as r; r.urlopen(f\"http://127.0.0.1:{os.environ['PACA_PORT']}/readyz\", timeout=2)"]
+CMD ["paca", "serve"]
+
+FROM runtime AS cuda
+# The driver comes from the host through NVIDIA's container toolkit; CUDA and cuDNN come with the wheels.
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility PACA_PRECISION=fp32
+COPY --from=build-cuda /opt/paca /opt/paca
+
+FROM runtime AS cpu
+COPY --from=build-cpu /opt/paca /opt/paca
