@@ -156,6 +156,10 @@ class Predictor:
             explanations=tuple(parts),
         )
 
+    async def prepare(self, data: bytes, deadline: float | None = None) -> np.ndarray:
+        """One encoded picture as the graph takes it: a row for `infer`."""
+        return (await self._in_thread(deadline, self._read, data, max(self.manifest.preprocessing.size))).tensor
+
     async def infer(self, batch: np.ndarray, outputs: tuple[str, ...] | None = None, deadline: float | None = None) -> dict[str, np.ndarray]:
         """The graph as it is: tensors as the manifest's `input` says → the named outputs (all by default), each (B, ...). BadParameter for a wrong shape."""
         known = tuple(self._engine.outputs)

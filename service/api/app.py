@@ -17,12 +17,13 @@ from .. import __version__
 from ..registry import Registry
 from ..settings import Settings
 from ..wiring import build_registry
-from . import openapi, ops, problems, routes
+from . import oip, openapi, ops, problems, routes
 from .admission import Admission
 from .keys import ApiKeys
 from .metrics import Metrics
 from .middleware import Edge
 from .state import State, state
+from .tensors import InferenceRequest
 
 log = logging.getLogger("paca.api")
 STATIC = Path(__file__).with_name("static")
@@ -49,8 +50,8 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
     )
     app.state.paca = State(settings, registry, metrics, Admission(settings.queue_size))
     problems.install(app)
-    openapi.install(app)
-    for part in (routes, ops):
+    openapi.install(app, (InferenceRequest,))
+    for part in (routes, oip, ops):
         app.include_router(part.router)
     if settings.demo and STATIC.is_dir():
         app.mount("/", StaticFiles(directory=STATIC, html=True), name="demo")

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 
 from .. import __version__
 from .problems import MEDIA_TYPE, STATUS
@@ -32,6 +33,26 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
                 "Retry-After": {"description": "Seconds to wait before the same request may succeed.", "schema": {"type": "integer"}}
             }
     return found
+
+
+def failures(kind: type[BaseModel], *statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Like `errors`, for paths whose protocol has its own error document."""
+    return {status: answer | {"model": kind} for status, answer in errors(*statuses).items()}
+
+
+def inference(request: type[BaseModel], answer: type[BaseModel], failure: type[BaseModel]) -> dict[str, Any]:
+    """Keyword arguments of the route decorator for tensor inference."""
+    raw = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
+    ok = {"model": answer, "description": "The outputs.", "content": {"application/octet-stream": raw}}
+    schema = {"$ref": f"#/components/schemas/{request.__name__}"}
+    length = {"name": "Inference-Header-Content-Length", "in": "header", "required": False, "schema": {"type": "integer"}}
+    return {
+        "responses": {200: ok} | failures(failure, 400, 404, 408, 413, 415, 422, 503, 504),
+        "openapi_extra": {
+            "requestBody": {"required": True, "content": {"application/json": {"schema": schema}, "application/octet-stream": raw}},
+            "parameters": [length | {"description": "Bytes of the JSON part, where raw tensors follow it."}],
+        },
+    }
 
 
 def text() -> dict[int | str, dict[str, Any]]:
@@ -79,8 +100,8 @@ def job(parameters: type[BaseModel], one: type[BaseModel], several: type[BaseMod
     }
 
 
-def install(app: FastAPI) -> None:
-    """Makes the app's document: errors under their own media type."""
+def install(app: FastAPI, bodies: tuple[type[BaseModel], ...]) -> None:
+    """Makes the app's document: errors under their own media type; `bodies`: models that only request bodies name."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -90,6 +111,8 @@ def install(app: FastAPI) -> None:
                     for status, answer in operation["responses"].items():
                         if status[0] in "45" and not path.startswith("/v2") and "application/json" in answer.get("content", {}):
                             answer["content"] = {MEDIA_TYPE: answer["content"]["application/json"]}
+            _, found = models_json_schema([(body, "validation") for body in bodies], ref_template="#/components/schemas/{model}")
+            made["components"]["schemas"].update(found["$defs"])
             made["components"]["securitySchemes"] = {
                 "bearer": {"type": "http", "scheme": "bearer", "description": "Only where the server was given API keys."},
                 "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},

@@ -115,6 +115,15 @@ class Cluster(Wire):
     bbox: Box | None = Field(None, description="x0, y0, x1, y1 in pixels of the upright original.", examples=[[160, 90, 260, 180]])
     effect: float | None = Field(None, description="With effect=true: change of the logit per unit of attention to it.", examples=[0.4])
     overlay: Picture | None = Field(None, description="Its heatmap on the picture.")
+    heatmap: Heatmap | None = Field(None, description="With arrays=f16: its assignment over the patches of its stage, relative to its maximum.")
+
+
+class Segmentation(Wire):
+    """Which cluster takes each patch most strongly."""
+
+    stage: int = Field(description="The stage whose clusters these are, from 1.", examples=[2])
+    grid: tuple[int, int] = Field(description="Rows and columns of patches.", examples=[[16, 16]])
+    array: str = Field(description="Cluster numbers as base64 of little-endian uint16, row by row.", examples=["EQARAA=="])
 
 
 class Explanation(Wire):
@@ -128,6 +137,10 @@ class Explanation(Wire):
     images: dict[str, Picture] = Field({}, description="By name: overlay, heatmap, mask, masked, segmentation.")
     mask: Mask | None = None
     clusters: list[Cluster] = Field([], description="Strongest first.")
+    window: tuple[float, float, float, float] | None = Field(
+        None, description="Where the maps lie: x0, y0, x1, y1 in pixels of the upright original; may reach beyond it.", examples=[[0, 0, 500, 375]]
+    )
+    segmentation: Segmentation | None = Field(None, description="With arrays=f16: the strongest cluster of each patch.")
 
 
 class ExplainResponse(ClassifyResponse):
@@ -199,7 +212,9 @@ def _explanation(e: results.Explanation, arrays: str) -> Explanation:
         heatmap=_heatmap(e.heatmap, arrays) if e.heatmap else None,
         images={name: _picture(picture) for name, picture in e.images.items()},
         mask=_maybe(Mask, e.mask),
-        clusters=[_cluster(c) for c in e.clusters],
+        clusters=[_cluster(c, arrays) for c in e.clusters],
+        window=e.window,
+        segmentation=_segmentation(e.segmentation) if e.segmentation and arrays == "f16" else None,
     )
 
 
@@ -221,7 +236,12 @@ def _picture(picture: results.Picture) -> Picture:
     return Picture(mime=picture.mime, width=picture.width, height=picture.height, data=base64.b64encode(picture.data).decode())
 
 
-def _cluster(c: results.Cluster) -> Cluster:
+def _segmentation(s: results.Segmentation) -> Segmentation:
+    rows, columns = s.values.shape
+    return Segmentation(stage=s.stage, grid=(rows, columns), array=base64.b64encode(s.values.astype("<u2").tobytes()).decode())
+
+
+def _cluster(c: results.Cluster, arrays: str) -> Cluster:
     return Cluster(
         stage=c.stage,
         cluster=c.cluster,
