@@ -17,7 +17,7 @@ from .errors import BadParameter
 from .geometry import Window, to_pixel, to_pixels
 from .options import COLORMAPS, FORMATS, MAX_CLUSTERS, MAX_SIDE, MAX_TARGETS, METHODS, RENDERS, ExplainOptions, Target
 from .render import Canvas, fit
-from .results import Cluster, Explanation, Heatmap, ImageInfo, MaskInfo, Picture, Prediction, TargetInfo
+from .results import Cluster, Explanation, Heatmap, ImageInfo, MaskInfo, Picture, Prediction, Segmentation, TargetInfo
 
 CLUSTER_SIDE = 256  # longer side of a cluster overlay, unless a size is asked for
 NEEDS_GRADIENTS = ("focus", "fine")
@@ -193,6 +193,8 @@ def explanation(
         images=images,
         mask=None if region is None else _mask(region, window, size),
         clusters=clusters,
+        window=window,
+        segmentation=None if assignment is None else Segmentation(asked.stage or 0, explain.segment(assignment)),
     )
 
 

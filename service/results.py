@@ -135,8 +135,17 @@ class Cluster:
 
 
 @dataclass(frozen=True)
+class Segmentation:
+    """Which cluster of a stage takes each patch most strongly. values: (H_s, W_s) integers."""
+
+    stage: int
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
 class Explanation:
-    """One target's answer. images: by render name ("overlay", "heatmap", "mask", "masked", "segmentation")."""
+    """One target's answer. images: by render name ("overlay", "heatmap", "mask", "masked", "segmentation"). window: (x0, y0, x1, y1) in pixels of the
+    upright original, where the grids of its maps lie; may reach beyond the picture. segmentation: None where the model does not cluster."""
 
     target: TargetInfo | None
     method: MethodInfo
@@ -146,6 +155,8 @@ class Explanation:
     mask: MaskInfo | None = None
     clusters: tuple[Cluster, ...] = ()
     contrast: TargetInfo | None = None
+    window: tuple[float, float, float, float] | None = None
+    segmentation: Segmentation | None = None
 
 
 @dataclass(frozen=True)

@@ -251,4 +251,5 @@ def _cluster(c: results.Cluster, arrays: str) -> Cluster:
         bbox=c.bbox,
         effect=c.effect,
         overlay=_picture(c.overlay) if c.overlay else None,
+        heatmap=_heatmap(results.Heatmap(c.values, signed=False, units="relative"), arrays) if c.values is not None and arrays == "f16" else None,
     )
