@@ -229,6 +229,11 @@ class PaCaViT(nn.Module):
         """Every stage's normed tokens, assignment and grid; the logits are `classify(tokens[-1])`."""
         return self.tail(self.patch_embed(image), first=1)
 
+    def after(self, tokens: Tensor, stage: int, grid: Grid) -> Features:
+        """The network after `stage`, given that stage's normed tokens (B, N, C) on `grid`; stage 0 is the patch embedding."""
+        x = to_map(tokens, grid)
+        return self.tail(getattr(self, f"transition{stage}")(x) if stage else x, stage + 1)
+
     def tail(self, x: Tensor, first: int) -> Features:
         """The network from stage `first` (counted from 1) on, given that stage's input map (B, C, H, W)."""
         out = Features()

@@ -1,0 +1,211 @@
+"""Writes explain.onnx: exact gradients as an ordinary ONNX graph, so that a server without torch can answer "which patches, which clusters?".
+
+A function that itself calls autograd is traced; what comes out is a forward graph with the gradient's arithmetic in it. It starts from the normed tokens
+of one stage (`features`, an output of the served model), never sees the picture, and weighs the logits with `weights`, so one graph answers for one
+class, several, or the difference of two. The file is compared with torch autograd on fresh inputs and not written where it differs.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn import functional as F
+
+from service.engine import GradientEngine
+from service.errors import BadArtifact
+
+from .attention_node import OPSET
+from .paca.model import ClusterAttention, PaCaViT, attend_explicit, use_attention
+
+TOLERANCE = 1e-4  # largest difference from autograd, relative to the largest number of the output
+MAX_BATCH = 64
+aten = torch.ops.aten
+
+
+class Gradients(nn.Module):
+    """features (B, N, C) of `stage`, weights (B, K) → for z = weights · logits:
+
+    map_s (B, H_s, W_s) of every stage from `stage` to the last but one: sum over channels of token x dz/dtoken (HiResCAM, Draelos & Carin 2020);
+    effect_s (B, M) of every later stage that clusters: dz/dbeta, beta added to the attention scores of each cluster in all blocks that use the
+    stage's last assignment: what more attention to it would do to z, to first order.
+    """
+
+    def __init__(self, model: PaCaViT, stage: int) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.stage = stage
+        self.grid = model.config.grids()[max(stage, 1) - 1]
+        self.maps = tuple(range(max(stage, 1), len(model.config.stages)))
+        self.effects = tuple(i for i, s in enumerate(model.config.stages, 1) if i > stage and s.clusters)
+        use_attention(self.model, attend_explicit)
+
+    @property
+    def output_names(self) -> list[str]:
+        return [f"map_{s}" for s in self.maps] + [f"effect_{s}" for s in self.effects]
+
+    def forward(self, features: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+        start = features.detach().requires_grad_(True)
+        betas = [start.new_zeros(start.shape[0], self.model.config.stages[s - 1].clusters, requires_grad=True) for s in self.effects]
+        for s, beta in zip(self.effects, betas, strict=True):
+            for block in self._readers(s):
+                block.attend = biased(beta)
+        found = self.model.after(start, self.stage, self.grid)
+        tokens = [start, *found.tokens] if self.stage else found.tokens
+        answer = (self.model.classify(tokens[-1]) * weights).sum()
+        wanted = tokens[:-1]
+        gradients = torch.autograd.grad(answer, [*wanted, *betas])
+        grids = [self.grid, *found.grids] if self.stage else found.grids
+        maps = [(t.detach() * g).sum(-1).unflatten(1, grid) for t, g, grid in zip(wanted, gradients, grids, strict=False)]
+        return (*maps, *gradients[len(wanted) :])
+
+    def _readers(self, stage: int) -> list[ClusterAttention]:
+        """The attentions of a stage that use the assignment the model shows: those from the last clustering on."""
+        attentions = [block.attn for block in getattr(self.model, f"stage{stage}")]
+        owners = [i for i, attention in enumerate(attentions) if attention.owns_clustering]
+        return attentions[owners[-1] if owners else 0 :]
+
+
+def biased(beta: Tensor) -> Callable[[Tensor, Tensor, Tensor, int], Tensor]:
+    """`attend_explicit` with beta (B, M) added to every query's scores of each cluster, in all heads."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + beta[:, None, None]
+        return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+    return attend
+
+
+def export_gradients(model: PaCaViT, stage: int, path: Path, *, batches: tuple[int, ...] = (1, 3, 8)) -> dict[str, Any]:
+    """Writes explain.onnx for `model` at its config's image size, starting after `stage` (0 = the patch embedding).
+
+    Returns {"stage", "maps", "effects", "outputs", "errors": output → largest relative difference from autograd, "nodes", "bytes"}. Raises ValueError for
+    a stage that cannot be the start, BadArtifact where the graph differs from autograd by more than 1e-4 (nothing is written then).
+    """
+    check_start(model, stage)
+    graph = Gradients(model, stage)
+    proto = _trace(graph)
+    onnx.checker.check_model(proto)
+    scratch = path.with_suffix(".partial")
+    scratch.write_bytes(proto.SerializeToString())
+    try:
+        errors = verify(model, graph, scratch, batches)
+        worst = max(errors, key=lambda name: errors[name])
+        if not errors[worst] <= TOLERANCE:
+            raise BadArtifact(
+                f"the gradient graph's {worst} is {errors[worst]:.2g} away from autograd, allowed is {TOLERANCE:.0e}; it was not written"
+            )
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return {
+        "stage": stage,
+        "maps": list(graph.maps),
+        "effects": list(graph.effects),
+        "outputs": graph.output_names,
+        "errors": errors,
+        "nodes": len(proto.graph.node),
+        "bytes": path.stat().st_size,
+    }
+
+
+def check_start(model: PaCaViT, stage: int) -> None:
+    """ValueError where there is nothing to start from after `stage`, NotImplementedError where this family cannot start there."""
+    last = len(model.config.stages)
+    if not 0 <= stage < last:
+        raise ValueError(f"the gradient graph can start after stage 0 to {last - 1}, not {stage}: the last stage's map is exact without it")
+    if model.config.teacher_depths and stage:
+        raise ValueError(
+            "with a teacher the gradient graph can only start at stage 0: the teacher's assignments and maps are made from the patch embedding"
+        )
+
+
+def verify(model: PaCaViT, graph: Gradients, path: Path, batches: tuple[int, ...]) -> dict[str, float]:
+    """Runs the file through the server's own engine on inputs that tracing never saw: real features of random pictures, other batch sizes, mixed
+    weights. Returns for each output the largest difference from torch autograd, relative to the output's largest number."""
+    engine = GradientEngine(path)
+    plain = copy.deepcopy(model).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(1)
+    errors = dict.fromkeys(graph.output_names, 0.0)
+    for batch in batches:
+        side = model.config.image_size
+        image = torch.randn(batch, model.config.in_channels, side, side, generator=generator)
+        with torch.no_grad():
+            features = plain.features(image).tokens[graph.stage - 1] if graph.stage else plain.patch_embed(image).flatten(2).transpose(1, 2)
+        weights = torch.randn(batch, model.config.num_classes, generator=generator)
+        weights[0] = F.one_hot(torch.tensor(batch % model.config.num_classes), model.config.num_classes)
+        found = engine.run(features.numpy(), weights.numpy())
+        for name, expected in zip(graph.output_names, graph(features, weights), strict=True):
+            difference = np.abs(found[name] - expected.numpy()).max() / max(float(expected.abs().max()), 1e-30)
+            errors[name] = max(errors[name], float(difference))
+    return errors
+
+
+def _trace(graph: Gradients) -> onnx.ModelProto:
+    channels, classes = graph.model.config.stages[max(graph.stage, 1) - 1].dim, graph.model.config.num_classes
+    example = torch.randn(3, graph.grid[0] * graph.grid[1], channels), torch.randn(3, classes)
+    traced = make_fx(graph, decomposition_table=_decompositions(), tracing_mode="symbolic", _allow_non_fake_inputs=True)(*example)
+    left = sorted({str(node.target) for node in traced.graph.nodes if "backward" in str(node.target)})
+    assert not left, f"gradients that have no decomposition: {left}"
+    batch = torch.export.Dim("batch", min=2, max=MAX_BATCH)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            _Traced(traced),
+            example,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["features", "weights"],
+            output_names=graph.output_names,
+            dynamic_shapes=({0: batch}, {0: batch}),
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
+
+
+class _Traced(nn.Module):
+    def __init__(self, traced: nn.Module) -> None:
+        super().__init__()
+        self.traced = traced
+
+    def forward(self, features: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.traced(features, weights))
+
+
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    """How the backward operators that ONNX lacks are written in operators it has."""
+    table: dict[Any, Callable[..., Any]] = dict(torch._decomp.core_aten_decompositions())
+    table.update(torch._decomp.get_decompositions([aten.native_layer_norm_backward, aten.gelu_backward, aten._softmax_backward_data]))
+    table[aten.convolution_backward.default] = _convolution_backward
+    return table
+
+
+def _convolution_backward(
+    gradient: Tensor,
+    source: Tensor,
+    weight: Tensor,
+    bias_sizes: list[int] | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    transposed: bool,
+    output_padding: list[int],
+    groups: int,
+    mask: list[bool],
+) -> tuple[Tensor, None, None]:
+    """With respect to the input only (parameters are frozen): the transposed convolution, padded to the input's size."""
+    rest = [
+        source.shape[2 + i] - ((gradient.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (weight.shape[2 + i] - 1) + 1)
+        for i in range(2)
+    ]
+    return aten.convolution.default(gradient, weight, None, stride, padding, dilation, True, rest, groups), None, None
