@@ -1,0 +1,112 @@
+"""Export end to end on a tiny network: what is written is verified, and what fails leaves no trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from export.attention_node import node_counts
+from export.paca import PaCaConfig, PaCaViT, StageConfig
+from export.paca.model import attend_explicit
+from export.pipeline import ExportError, Request, Source, export_model, load_source, run
+from export.trace import trace
+from export.verify import VerificationError, check_structure
+from service.engine import Device, Engine
+
+STAGES = (StageConfig(6, 1, 2, 3), StageConfig(10, 2, 5))
+
+
+def network(**changes: object) -> PaCaViT:
+    torch.manual_seed(1)
+    values = {"num_classes": 3, "image_size": 32, "patch_size": 2, "resize": "stretch", "crop": 1.0, **changes}
+    return PaCaViT(PaCaConfig("toy", STAGES, **values)).eval()  # type: ignore[arg-type]
+
+
+def test_the_graph_has_one_attention_node_a_block_and_none_is_decomposed(tiny_repository: Path) -> None:
+    counts = node_counts(onnx.load(tiny_repository / "tiny" / "1" / "model.onnx"))
+    assert counts["Attention"] == 3
+    assert counts["Softmax"] == 2  # one a clustering
+    assert not {"Shape", "Einsum", "Erf", "Split"} & set(counts)
+
+
+def test_attention_nodes_take_three_dimensional_inputs_with_heads(tiny_repository: Path) -> None:
+    graph = onnx.shape_inference.infer_shapes(onnx.load(tiny_repository / "tiny" / "1" / "model.onnx")).graph
+    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in graph.value_info}
+    nodes = [node for node in graph.node if node.op_type == "Attention"]
+    assert [{a.name: a.i for a in node.attribute}["q_num_heads"] for node in nodes] == [2, 3, 4]
+    assert all(ranks[name] == 3 for node in nodes for name in node.input if name)
+
+
+def test_the_file_names_no_path_of_the_machine_that_made_it(tiny_repository: Path) -> None:
+    for name in ("model.onnx", "explain.onnx"):
+        data = (tiny_repository / "tiny" / "1" / name).read_bytes()
+        assert str(Path.cwd()).encode() not in data
+        assert b"site-packages" not in data
+
+
+def test_decomposed_attention_is_noticed() -> None:
+    model = network()
+    with pytest.raises(VerificationError, match="0 Attention nodes for 3 blocks"):
+        check_structure(trace(model, attention=attend_explicit), model.config.blocks, model.config.clusterings, False)
+
+
+def test_one_dynamic_file_serves_many_sizes(tmp_path: Path) -> None:
+    report = export_model(Source(network(), "toy", ("a", "b", "c")), tmp_path / "model.onnx", dynamic_size=True, with_explain=False)
+    assert report.manifest.dynamic_size
+    engine = Engine(tmp_path / "model.onnx", Device("cpu"))
+    for height, width in ((32, 32), (48, 32), (33, 45)):
+        assert engine.run(np.zeros((2, height, width, 3), np.uint8)).logits.shape == (2, 3)
+
+
+def test_float_input_gives_the_answers_of_uint8_input(tmp_path: Path) -> None:
+    model = network()
+    pixels = np.random.default_rng(5).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    answers = []
+    for kind in ("uint8", "float32"):
+        export_model(Source(model, "toy", ("a", "b", "c")), tmp_path / kind / "model.onnx", input_kind=kind, with_explain=False)
+        answers.append(Engine(tmp_path / kind / "model.onnx", Device("cpu")).run(pixels).logits)
+    np.testing.assert_allclose(*answers, atol=1e-5)
+
+
+def test_a_network_with_broken_weights_is_refused_and_the_old_file_stays(tmp_path: Path) -> None:
+    out = tmp_path / "model.onnx"
+    out.write_bytes(b"the old one")
+    model = network()
+    torch.nn.init.constant_(model.head.weight, float("nan"))
+    with pytest.raises(VerificationError, match="non-finite logits"):
+        export_model(Source(model, "toy", ("a", "b", "c")), out, with_explain=False)
+    assert out.read_bytes() == b"the old one"
+    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_labels_must_fit_the_classes(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="2 labels for 3 classes"):
+        export_model(Source(network(), "toy", ("a", "b")), tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        (Request("pacavit_tiny_p2cconv_1000"), "did you mean 'pacavit_tiny_p2cconv_100_0'"),
+        (Request("auto"), "needs a --checkpoint"),
+        (Request("paca_small_128", image_size=24), "needs 32 to 2048 pixels"),
+        (Request("paca_small_128", labels=Path("absent.txt")), "cannot read the labels"),
+    ],
+)
+def test_bad_requests_end_in_one_line_and_write_nothing(tmp_path: Path, request_: Request, reason: str) -> None:
+    import dataclasses
+
+    with pytest.raises(ExportError, match=reason) as failure:
+        run(dataclasses.replace(request_, out=tmp_path / "model.onnx"))
+    assert "\n" not in str(failure.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_name_is_taken_from_the_repository_folder(tmp_path: Path) -> None:
+    assert load_source(Request("paca_small_128", out=tmp_path / "pets" / "1" / "model.onnx")).name == "pets"
+    assert load_source(Request("paca_small_128", out=tmp_path / "model.onnx")).name == "paca_small_128"

@@ -1,0 +1,175 @@
+"""The engine on the real ONNX Runtime: honest about its provider, refuses what is no artifact, and gives what the exporter measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from service.artifact import HEAD_KEY, MANIFEST_KEY
+from service.engine import Device, Engine, GradientEngine
+from service.errors import BadArtifact, CannotStart, ProviderUnavailable
+
+CPU = Device("cpu")
+
+
+@pytest.fixture
+def model(repository: Path) -> Path:
+    return repository / "tiny" / "1" / "model.onnx"
+
+
+def picture(seed: int, batch: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (batch, 32, 32, 3), np.uint8)
+
+
+def test_every_output_has_the_shape_the_contract_says(model: Path) -> None:
+    engine = Engine(model, CPU)
+    out = engine.run(picture(0, 3), ("tokens", "assignment_1", "assignment_2", "features"))
+    assert out.logits.shape == (3, 4)
+    assert {name: array.shape for name, array in out.arrays.items()} == {
+        "tokens": (3, 16, 16),
+        "assignment_1": (3, 5, 16, 16),
+        "assignment_2": (3, 3, 8, 8),
+        "features": (3, 64, 12),
+    }
+
+
+def test_logits_are_the_mean_token_times_the_head(model: Path) -> None:
+    engine = Engine(model, CPU)
+    out = engine.run(picture(1), ("tokens",))
+    np.testing.assert_allclose(out.arrays["tokens"].mean(1) @ engine.head.weight.T + engine.head.bias, out.logits, atol=1e-5)
+
+
+def test_each_cluster_is_a_distribution_over_patches(model: Path) -> None:
+    out = Engine(model, CPU).run(picture(2), ("assignment_1",))
+    np.testing.assert_allclose(out.arrays["assignment_1"].sum((2, 3)), 1, atol=1e-5)
+
+
+def test_a_picture_gets_the_same_answer_in_any_batch(model: Path) -> None:
+    engine = Engine(model, CPU)
+    batch = picture(3, 5)
+    together = engine.run(batch).logits
+    alone = np.concatenate([engine.run(batch[i : i + 1]).logits for i in range(5)])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_it_says_which_provider_runs(model: Path) -> None:
+    assert Engine(model, CPU).provider == "cpu"
+
+
+def test_cuda_that_is_demanded_but_absent_is_an_error_not_a_silent_cpu(model: Path) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(ProviderUnavailable, match="PACA_PROVIDER=cpu"):
+        Engine(model, Device("cuda"))
+
+
+def test_an_unknown_provider_names_the_known_ones(model: Path) -> None:
+    with pytest.raises(CannotStart, match="auto, cpu or cuda"):
+        Engine(model, Device("tpu"))
+
+
+def test_the_golden_self_test_passes_for_a_good_file(model: Path) -> None:
+    Engine(model, CPU).self_test()
+
+
+def rewritten(model: Path, change: object) -> Path:
+    proto = onnx.load(model)
+    change(proto)  # type: ignore[operator]
+    onnx.save(proto, model)
+    return model
+
+
+def weights(proto: onnx.ModelProto) -> onnx.TensorProto:
+    return next(t for t in proto.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) == 4)
+
+
+def poison(proto: onnx.ModelProto) -> None:
+    tensor = weights(proto)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(np.full(list(tensor.dims), np.nan, np.float32), tensor.name))
+
+
+def shrink(proto: onnx.ModelProto) -> None:
+    tensor = weights(proto)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * 0.5, tensor.name))
+
+
+@pytest.mark.parametrize("damage", [poison, shrink])
+def test_damaged_weights_fail_the_self_test(model: Path, damage: object) -> None:
+    engine = Engine(rewritten(model, damage), CPU)
+    with pytest.raises(BadArtifact, match="self-test failed"):
+        engine.self_test()
+
+
+def without(key: str):  # type: ignore[no-untyped-def]
+    def change(proto: onnx.ModelProto) -> None:
+        kept = [p for p in proto.metadata_props if p.key != key]
+        del proto.metadata_props[:]
+        proto.metadata_props.extend(kept)
+
+    return change
+
+
+def extra_label(proto: onnx.ModelProto) -> None:
+    entry = next(p for p in proto.metadata_props if p.key == MANIFEST_KEY)
+    entry.value = entry.value.replace('"labels":["red"', '"labels":["pink","red"')
+
+
+def other_input(proto: onnx.ModelProto) -> None:
+    proto.graph.input[0].name = "pixels"
+    for node in proto.graph.node:
+        node.input[:] = ["pixels" if name == "image" else name for name in node.input]
+
+
+def external(proto: onnx.ModelProto) -> None:
+    tensor = weights(proto)
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/passwd")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (without(MANIFEST_KEY), "no PaCa manifest"),
+        (without(HEAD_KEY), "head weights"),
+        (extra_label, "head weights do not fit its 5 labels|lists 5 labels"),
+        (other_input, "input should be 'image'"),
+        (external, "not a model this server can load"),
+    ],
+)
+def test_a_file_that_contradicts_itself_is_refused_with_the_reason(model: Path, change: object, reason: str) -> None:
+    with pytest.raises(BadArtifact, match=reason):
+        Engine(rewritten(model, change), CPU)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x08\x0a" * 50])
+def test_what_is_no_onnx_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(BadArtifact, match=r"model\.onnx"):
+        Engine(path, CPU)
+
+
+def test_a_truncated_file_is_refused(model: Path) -> None:
+    model.write_bytes(model.read_bytes()[:-1000])
+    with pytest.raises(BadArtifact):
+        Engine(model, CPU).self_test()
+
+
+def test_gradient_maps_come_per_picture_and_question(model: Path) -> None:
+    features = Engine(model, CPU).run(picture(4, 2), ("features",)).arrays["features"]
+    engine = GradientEngine(model.with_name("explain.onnx"), CPU)
+    maps = engine.run(features, np.eye(4, dtype=np.float32)[:2])
+    assert maps["map_2"].shape == (2, 8, 8)
+    none = engine.run(features, np.zeros((2, 4), np.float32))
+    assert np.abs(none["map_2"]).max() == 0
+
+
+def test_a_served_model_is_no_gradient_graph(model: Path) -> None:
+    with pytest.raises(BadArtifact, match="'features' and 'weights'"):
+        GradientEngine(model, CPU)
