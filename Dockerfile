@@ -3,7 +3,7 @@
 ARG BASE=python:3.12-slim
 
 FROM ${BASE} AS build
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CACHE_DIR=/var/cache/pip PYTHONDONTWRITEBYTECODE=1
 RUN python3 -m venv /opt/paca
 WORKDIR /src
 COPY constraints.txt pyproject.toml README.md LICENSE ./
@@ -11,16 +11,16 @@ COPY service/__init__.py service/__init__.py
 
 FROM build AS build-cpu
 # Dependencies first: this layer is reused until pyproject.toml or constraints.txt changes.
-RUN --mount=type=cache,target=/root/.cache/pip /opt/paca/bin/pip install -q -c constraints.txt '.[cpu]' && /opt/paca/bin/pip uninstall -q -y paca-serve
+RUN --mount=type=cache,target=/var/cache/pip /opt/paca/bin/pip install -q -c constraints.txt '.[cpu]' && /opt/paca/bin/pip uninstall -q -y paca-serve
 COPY service service
-RUN --mount=type=cache,target=/root/.cache/pip /opt/paca/bin/pip install -q --no-deps . \
+RUN --mount=type=cache,target=/var/cache/pip /opt/paca/bin/pip install -q --no-deps . \
  && find /opt/paca -depth \( -name __pycache__ -o -name tests -path '*numpy*' \) -exec rm -rf {} + \
  && /opt/paca/bin/pip uninstall -q -y pip
 
 FROM build AS build-cuda
-RUN --mount=type=cache,target=/root/.cache/pip /opt/paca/bin/pip install -q -c constraints.txt '.[gpu]' && /opt/paca/bin/pip uninstall -q -y paca-serve
+RUN --mount=type=cache,target=/var/cache/pip /opt/paca/bin/pip install -q -c constraints.txt '.[gpu]' && /opt/paca/bin/pip uninstall -q -y paca-serve
 COPY service service
-RUN --mount=type=cache,target=/root/.cache/pip /opt/paca/bin/pip install -q --no-deps . \
+RUN --mount=type=cache,target=/var/cache/pip /opt/paca/bin/pip install -q --no-deps . \
  && find /opt/paca -depth -name __pycache__ -exec rm -rf {} + \
  && /opt/paca/bin/pip uninstall -q -y pip
 
