@@ -1,0 +1,57 @@
+// Talks to the server that served this page. Every address is relative to it, so a prefix (ROOT_PATH) needs no setting.
+
+const address = (path) => new URL(path, document.baseURI);
+
+/** A refusal of the server, as problem+json tells it; status 0 where no answer came at all. */
+export class Problem extends Error {
+  constructor({ title, detail, status = 0, request_id: requestId = null }, retryAfter = null) {
+    super(detail || title);
+    Object.assign(this, { title, detail, status, requestId, retryAfter });
+  }
+}
+
+async function send(url, init) {
+  let response;
+  try {
+    response = await fetch(url, init);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem({ title: "No answer", detail: "The server cannot be reached. Is it still running?" });
+  }
+  if (response.ok) return response;
+  const problem = await response.json().catch(() => ({}));
+  throw new Problem({ title: `Error ${response.status}`, ...problem, status: response.status }, response.headers.get("Retry-After"));
+}
+
+/** The loaded models with their labels, stages and methods. */
+export const models = async () => (await (await send(address("models"))).json()).models;
+
+/** The address of one question; parameters that are null are left to the server's defaults. */
+export function explainUrl(question) {
+  const url = address("explain");
+  for (const [name, value] of Object.entries(question)) {
+    if (value !== null && value !== "") url.searchParams.set(name, value);
+  }
+  return url;
+}
+
+function upload(question, file, accept, signal) {
+  const body = new FormData();
+  body.append("file", file, file.name);
+  return send(explainUrl(question), { method: "POST", body, signal, headers: { Accept: accept } });
+}
+
+/** Prediction, evidence and clusters of one photo; raw arrays come too, so that the page itself can draw. */
+export async function explain(question, file, signal) {
+  const full = { ...question, render: "clusters", arrays: "f16" };
+  return (await upload(full, file, "application/json", signal)).json();
+}
+
+/** The self-contained HTML report, as a Blob. */
+export const report = async (question, file) => (await upload(question, file, "text/html")).blob();
+
+/** The same request as a shell command. */
+export function curl(question, file) {
+  const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+  return `curl -F ${quote(`file=@${file.name}`)} \\\n  ${quote(explainUrl(question).href)}`;
+}

@@ -1,0 +1,189 @@
+// The page's behaviour: what the user chooses becomes one question to the server, its answer becomes the page.
+
+import * as api from "./api.js";
+import { Picture } from "./picture.js";
+import * as view from "./view.js";
+
+const $ = (id) => document.getElementById(id);
+const TOP_CLUSTERS = 8;
+
+// What is asked now. target and contrast are class ids as text, or "" for the server's choice.
+const question = { model: "", target: "", contrast: "", method: "", stage: "", top_clusters: TOP_CLUSTERS };
+let photo = null; // the File that is shown
+let models = new Map();
+let running = null; // the AbortController of the question under way
+let answers = new Map(); // of this photo, by question
+
+const picture = new Picture($("picture"), view.markCluster);
+
+/** Asks about `file` with the question as it stands and shows the answer; a problem leaves the page as it was. */
+async function ask(file, changes = {}) {
+  running?.abort();
+  running = new AbortController();
+  const { signal } = running;
+  const next = { ...question, ...changes };
+  view.showProblem(null);
+  view.showBusy(true);
+  try {
+    const known = file === photo && answers.get(JSON.stringify(next));
+    const answer = known || (await api.explain(next, file, signal));
+    const details = await modelNamed(answer.model);
+    if (signal.aborted) return;
+    if (file !== photo) await showPhoto(file, answer);
+    Object.assign(question, next);
+    answers.set(JSON.stringify(next), answer);
+    show(answer, details);
+  } catch (error) {
+    if (signal.aborted) return;
+    if (photo) showChoices();
+    view.showProblem(error, () => ask(file, changes));
+  } finally {
+    if (!signal.aborted) view.showBusy(false);
+  }
+}
+
+// The list is read again where the server has meanwhile loaded a model that was not there at the start.
+async function modelNamed(name) {
+  if (!models.has(name)) await loadModels();
+  return models.get(name);
+}
+
+async function loadModels() {
+  const loaded = await api.models();
+  models = new Map(loaded.map((model) => [model.name, model]));
+  view.showModels(loaded);
+}
+
+async function showPhoto(file, answer) {
+  const old = $("photo").src;
+  await picture.setPhoto(URL.createObjectURL(file), `The photo: ${answer.predictions[0].label}`);
+  if (old) URL.revokeObjectURL(old);
+  photo = file;
+  answers = new Map();
+  $("welcome").hidden = true;
+  $("result").hidden = $("another").hidden = false;
+  $("answer").focus({ preventScroll: true });
+}
+
+let shown = null; // the answer on the page and its model
+
+function show(answer, details) {
+  shown = { answer, details };
+  const [explanation] = answer.explanations;
+  picture.setExplanation(explanation, answer.image);
+  view.showExplanation(explanation, answer.warnings ?? []);
+  light(null);
+  view.showClusters(explanation, {
+    onLight: light,
+    onPick: (cluster) => {
+      light(cluster);
+      $("picture").scrollIntoView({ block: "nearest" });
+    },
+  });
+  view.showTimings(answer.timings_ms);
+  $("curl").textContent = api.curl(question, photo);
+  showChoices();
+  const [best] = answer.predictions;
+  view.say(`${best.label}, ${Math.round(100 * best.score)} percent. Explained: ${explanation.target?.label ?? "grouping"}.`);
+}
+
+function light(cluster) {
+  picture.light(cluster);
+  view.markCluster(cluster);
+}
+
+// Puts every picker where the shown answer says it is.
+function showChoices() {
+  const { answer, details } = shown;
+  const target = answer.explanations[0].target?.class_id ?? answer.predictions[0].class_id;
+  view.showPredictions(answer, target, ({ class_id: id }) => askClass(id));
+  view.showClasses(details.labels, answer.predictions, target, question.contrast);
+  view.showStages(details.stages.filter(({ clusters }) => clusters > 0), answer.explanations[0].clusters[0]?.stage);
+  view.showMethods(details.methods, answer.explanations[0].method.name);
+  $("model").value = answer.model;
+}
+
+function askClass(id) {
+  const contrast = question.contrast === String(id) ? "" : question.contrast;
+  ask(photo, { target: String(id), contrast });
+}
+
+/** A new photo: the class is the server's choice again, method and model stay. */
+function open(file) {
+  if (file) ask(file, { target: "", contrast: "" });
+}
+
+async function openSample() {
+  const response = await fetch($("dropzone").querySelector("img").src);
+  open(new File([await response.blob()], "sample.webp", { type: "image/webp" }));
+}
+
+async function downloadReport() {
+  try {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(await api.report(question, photo));
+    link.download = `${photo.name.replace(/\.[^.]*$/, "")}-report.html`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+  } catch (error) {
+    view.showProblem(error, downloadReport);
+  }
+}
+
+async function copyCurl() {
+  getSelection().selectAllChildren($("curl"));
+  // navigator.clipboard exists on secure addresses only
+  if (navigator.clipboard) await navigator.clipboard.writeText($("curl").textContent);
+  else document.execCommand("copy");
+  view.say("Copied");
+  $("copy").textContent = "Copied";
+  setTimeout(() => ($("copy").textContent = "Copy as curl"), 2000);
+}
+
+function listen() {
+  for (const id of ["choose", "another"]) $(id).addEventListener("click", () => $("file").click());
+  $("file").addEventListener("change", ({ target }) => {
+    open(target.files[0]);
+    target.value = ""; // so that the same file can be chosen again
+  });
+  $("sample").addEventListener("click", openSample);
+  $("target").addEventListener("change", ({ target }) => askClass(Number(target.value)));
+  $("contrast").addEventListener("change", ({ target }) => ask(photo, { contrast: target.value }));
+  $("stage").addEventListener("change", ({ target }) => ask(photo, { stage: target.value }));
+  $("methods").addEventListener("change", ({ target }) => ask(photo, { method: target.value }));
+  $("model").addEventListener("change", ({ target }) => {
+    if (photo) ask(photo, { model: target.value, target: "", contrast: "", stage: "" });
+    else question.model = target.value;
+  });
+  $("opacity").addEventListener("input", ({ target }) => {
+    picture.setOpacity(target.value / 100);
+    $("opacity-value").textContent = `${target.value} %`;
+  });
+  $("copy").addEventListener("click", copyCurl);
+  $("report").addEventListener("click", downloadReport);
+  document.addEventListener("paste", ({ clipboardData }) => open(clipboardData.files[0]));
+  addEventListener("dragover", (event) => {
+    event.preventDefault();
+    document.body.classList.add("dragging");
+  });
+  addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) document.body.classList.remove("dragging");
+  });
+  addEventListener("drop", (event) => {
+    event.preventDefault();
+    document.body.classList.remove("dragging");
+    open(event.dataTransfer.files[0]);
+  });
+}
+
+async function start() {
+  try {
+    await loadModels();
+    view.showProblem(null);
+  } catch (error) {
+    view.showProblem(error, start);
+  }
+}
+
+listen();
+start();

@@ -1,0 +1,148 @@
+// The photo on the page with its layers: a heatmap under a slider, and one cluster lit while a patch is pointed at.
+
+import { decodeMap, decodeSegmentation, heatLayer, segmentationLayer, spotlight } from "./heatmap.js";
+
+const CANVAS = 1280; // long side of the canvas at most, in its own pixels
+const LAYER = 320; // long side of a layer: maps are smooth, the browser enlarges them
+
+function asCanvas(image) {
+  const canvas = new OffscreenCanvas(image.width, image.height);
+  canvas.getContext("2d").putImageData(image, 0, 0);
+  return canvas;
+}
+
+const same = (a, b) => a?.row === b?.row && a?.column === b?.column;
+
+export class Picture {
+  /** onPoint(cluster | null, patch | null): the patch under the pointer or the arrow keys has changed. */
+  constructor(element, onPoint) {
+    this.element = element;
+    this.photo = element.querySelector("img");
+    this.canvas = element.querySelector("canvas");
+    this.onPoint = onPoint;
+    this.opacity = 0.7;
+    this.clear();
+    element.addEventListener("pointermove", (event) => this.point(this.patchAt(event)));
+    element.addEventListener("pointerdown", (event) => this.press(event));
+    element.addEventListener("pointerleave", (event) => event.pointerType === "touch" || this.point(null));
+    element.addEventListener("blur", () => this.point(null));
+    element.addEventListener("keydown", (event) => this.step(event));
+  }
+
+  clear() {
+    Object.assign(this, { heat: null, segmentation: null, maps: new Map(), lights: new Map(), lit: null, patch: null });
+  }
+
+  /** Shows `url`; rejects where the browser cannot draw it. */
+  async setPhoto(url, description) {
+    this.photo.src = url;
+    this.photo.alt = description;
+    await this.photo.decode();
+    const { naturalWidth: width, naturalHeight: height } = this.photo;
+    const shrink = Math.min(1, CANVAS / Math.max(width, height));
+    this.canvas.width = Math.max(1, Math.round(width * shrink));
+    this.canvas.height = Math.max(1, Math.round(height * shrink));
+    this.element.style.setProperty("--ratio", width / height);
+  }
+
+  /** Takes the arrays of one explanation; its window says where on the photo they lie. */
+  setExplanation({ heatmap, segmentation, clusters, window }, image) {
+    this.clear();
+    const scale = this.canvas.width / image.width;
+    const [x0, y0, x1, y1] = window;
+    this.frame = [x0, y0, x1 - x0, y1 - y0].map((value) => Math.round(value * scale));
+    const size = this.layerSize();
+    if (segmentation) this.segmentation = decodeSegmentation(segmentation);
+    for (const { cluster, heatmap: map } of clusters) if (map) this.maps.set(cluster, decodeMap(map));
+    if (heatmap) {
+      this.heat = asCanvas(heatLayer(decodeMap(heatmap), heatmap.signed, ...size));
+    } else if (segmentation) {
+      this.heat = asCanvas(segmentationLayer(this.segmentation, clusters.map(({ cluster }) => cluster)));
+    }
+    this.draw();
+  }
+
+  layerSize() {
+    const shrink = LAYER / Math.max(...this.frame);
+    return this.frame.slice(2).map((side) => Math.max(1, Math.round(side * shrink)));
+  }
+
+  setOpacity(value) {
+    this.opacity = value;
+    this.draw();
+  }
+
+  /** Lights a cluster, or none; `patch` is the one pointed at, if any. */
+  light(cluster, patch = null) {
+    this.lit = cluster;
+    this.patch = patch;
+    this.draw();
+  }
+
+  patchAt(event) {
+    if (!this.segmentation) return null;
+    const box = this.canvas.getBoundingClientRect();
+    const [left, top, width, height] = this.frame;
+    const x = ((event.clientX - box.left) / box.width) * this.canvas.width - left;
+    const y = ((event.clientY - box.top) / box.height) * this.canvas.height - top;
+    if (x < 0 || y < 0 || x >= width || y >= height) return null;
+    return { row: Math.floor((y / height) * this.segmentation.rows), column: Math.floor((x / width) * this.segmentation.columns) };
+  }
+
+  // A finger cannot hover: what it touches stays lit until it is touched again.
+  press(event) {
+    const patch = this.patchAt(event);
+    this.point(event.pointerType === "touch" && same(patch, this.patch) ? null : patch);
+  }
+
+  step(event) {
+    const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+    if (event.key === "Escape") this.point(null);
+    if (!move || !this.segmentation) return;
+    event.preventDefault();
+    const { rows, columns } = this.segmentation;
+    const { row, column } = this.patch ?? { row: Math.floor(rows / 2) - move[0], column: Math.floor(columns / 2) - move[1] };
+    const within = (value, size) => Math.min(size - 1, Math.max(0, value));
+    this.point({ row: within(row + move[0], rows), column: within(column + move[1], columns) });
+  }
+
+  point(patch) {
+    if (same(patch, this.patch)) return;
+    const cluster = patch && this.segmentation.values[patch.row * this.segmentation.columns + patch.column];
+    this.light(cluster, patch);
+    this.onPoint(cluster, patch);
+  }
+
+  // The assignment where the answer carries it, else the patches where this cluster is the strongest.
+  lightOf(cluster) {
+    if (!this.lights.has(cluster)) {
+      const { rows, columns, values } = this.segmentation ?? {};
+      const map = this.maps.get(cluster) ?? { rows, columns, values: Float32Array.from(values, (value) => (value === cluster ? 1 : 0)) };
+      this.lights.set(cluster, asCanvas(spotlight(map, ...this.layerSize())));
+    }
+    return this.lights.get(cluster);
+  }
+
+  draw() {
+    const context = this.canvas.getContext("2d");
+    context.clearRect(0, 0, this.canvas.width, this.canvas.height);
+    if (this.lit !== null && (this.segmentation || this.maps.has(this.lit))) {
+      context.globalAlpha = 1;
+      context.drawImage(this.lightOf(this.lit), ...this.frame);
+      if (this.patch) this.outline(context);
+    } else if (this.heat) {
+      context.globalAlpha = this.opacity;
+      context.imageSmoothingEnabled = this.heat.width > 64;
+      context.drawImage(this.heat, ...this.frame);
+    }
+  }
+
+  outline(context) {
+    const [left, top, width, height] = this.frame;
+    const { rows, columns } = this.segmentation;
+    const [w, h] = [width / columns, height / rows];
+    context.lineWidth = Math.max(1.5, this.canvas.width / 320);
+    context.strokeStyle = "#fff";
+    context.strokeRect(left + this.patch.column * w, top + this.patch.row * h, w, h);
+  }
+}

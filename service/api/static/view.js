@@ -1,0 +1,209 @@
+// Writes an answer into the page. Knows the page's elements and the answer's fields, asks for nothing and keeps nothing.
+
+const $ = (id) => document.getElementById(id);
+
+function element(tag, properties = {}, ...children) {
+  const node = Object.assign(document.createElement(tag), properties);
+  node.append(...children);
+  return node;
+}
+
+// Replaces the children; the keyboard's focus stays at its place among them.
+function refill(container, ...children) {
+  const places = () => [...container.querySelectorAll("button, input")];
+  const place = places().indexOf(document.activeElement);
+  container.replaceChildren(...children);
+  if (place >= 0) places()[place]?.focus();
+}
+
+const percent = (value, digits = 1) => `${(100 * value).toFixed(digits)} %`;
+const number = (value) => (Math.abs(value) < 0.005 && value !== 0 ? value.toExponential(0) : value.toFixed(2)).replace("-", "−");
+
+const signed = (value) => (value < 0 ? number(value) : `+${number(value)}`);
+
+/** A thin bar, `part` of 1 long; the text beside it says the same. */
+function bar(part) {
+  const fill = element("span");
+  fill.style.width = `${100 * Math.min(1, Math.max(0, part))}%`;
+  return element("span", { className: "bar", ariaHidden: "true" }, fill);
+}
+
+/** What the method picker offers, with a title and a line of explanation each. */
+export const METHODS = {
+  focus: ["Focus", "The sharpest map: the evidence of the last stage, refined by gradients one stage earlier."],
+  cam: ["CAM", "What each patch adds to the logit, exactly. Orange speaks for the class, blue against it."],
+  fine: ["Fine", "The finest detail: contributions and gradients of several stages added. Orange for, blue against."],
+  grouping: ["Grouping", "How the network groups the picture, whatever the class."],
+};
+
+/** The model picker; hidden where there is no choice. */
+export function showModels(models) {
+  $("model-field").hidden = models.length < 2;
+  $("model").replaceChildren(...models.map(({ name, default: chosen }) => new Option(name, name, chosen, chosen)));
+}
+
+/** The answer's headline and one button for each class; onPick(prediction) where one is pressed. `selected`: the class id that is explained. */
+export function showPredictions({ predictions, model, model_version: version }, selected, onPick) {
+  $("answer").textContent = predictions[0].label;
+  $("answer-model").textContent = `${model} · version ${version}`;
+  document.title = `${predictions[0].label} · PaCa`;
+  refill(
+    $("predictions"),
+    ...predictions.map((prediction) => {
+      const button = element(
+        "button",
+        { type: "button", ariaPressed: String(prediction.class_id === selected), onclick: () => onPick(prediction) },
+        element("span", { className: "name", textContent: prediction.label }),
+        element("span", { className: "value", textContent: percent(prediction.score) }),
+        bar(prediction.score),
+      );
+      return element("li", {}, button);
+    }),
+  );
+}
+
+/** Fills the class and contrast pickers; `target` and `contrast` are class ids, contrast may be "" or "runner_up". */
+export function showClasses(labels, predictions, target, contrast) {
+  const option = (id) => element("option", { value: String(id), textContent: labels[id] });
+  const groups = () => [
+    element("optgroup", { label: "Most likely" }, ...predictions.map(({ class_id: id }) => option(id))),
+    element("optgroup", { label: "All classes" }, ...labels.map((_, id) => option(id))),
+  ];
+  $("target").replaceChildren(...groups());
+  $("target").value = String(target);
+  $("contrast").replaceChildren(
+    element("option", { value: "", textContent: "anything else" }),
+    element("option", { value: "runner_up", textContent: "the runner-up" }),
+    ...groups(),
+  );
+  for (const same of $("contrast").querySelectorAll(`option[value="${target}"]`)) same.disabled = true;
+  $("contrast").value = String(contrast);
+}
+
+/** One radio button for each method the model offers. */
+export function showMethods(offered, chosen) {
+  refill(
+    $("methods"),
+    ...offered.map((value) => {
+      const radio = element("input", { type: "radio", name: "method", value, checked: value === chosen });
+      return element("label", {}, radio, element("span", { textContent: METHODS[value][0] }));
+    }),
+  );
+}
+
+/** The stages whose clusters can be shown; hidden where there is no choice. */
+export function showStages(stages, chosen) {
+  $("stage-field").hidden = stages.length < 2;
+  $("stage").replaceChildren(...stages.map(({ stage, grid }) => new Option(`${stage} (${grid.join(" × ")})`, stage)));
+  $("stage").value = String(chosen);
+}
+
+/** What the map shows, what it adds up to, and the warnings. */
+export function showExplanation({ method, completeness, heatmap, contrast, target }, warnings) {
+  const [title, note] = METHODS[method.name];
+  $("method-note").textContent = method.fallback ? `${title}: ${method.fallback}` : note;
+  $("legend").hidden = !heatmap;
+  if (heatmap) {
+    const { min, max, units } = heatmap.scale;
+    const most = Math.max(max, -min);
+    const inLogits = units === "logit";
+    $("ramp").className = heatmap.signed ? "ramp signed" : "ramp";
+    $("legend-min").textContent = heatmap.signed ? (inLogits ? `−${number(most)}` : "against") : "little";
+    $("legend-max").textContent = heatmap.signed ? (inLogits ? `+${number(most)} logit` : "in favour") : "much";
+  }
+  $("completeness").hidden = !completeness;
+  if (completeness) {
+    const { sum_contributions: sum, bias, logit, residual } = completeness;
+    const what = contrast ? `${target.label} over ${contrast.label}` : target.label;
+    $("completeness").textContent =
+      `Adds up: patches ${number(sum)} + bias ${number(bias)} = logit ${number(logit)} for ${what} (residual ${Math.abs(residual).toExponential(0)}).`;
+  }
+  $("warnings").hidden = warnings.length === 0;
+  $("warnings").replaceChildren(...warnings.map((textContent) => element("li", { textContent })));
+}
+
+/** The cluster list in the answer's order, strongest first; onLight(cluster | null) while one is pointed at or focused, onPick where one is pressed. */
+export function showClusters({ clusters, method, target }, { onLight, onPick }) {
+  const size = ({ share, area }) => (method.class_specific ? share : area);
+  const most = Math.max(...clusters.map((cluster) => Math.abs(size(cluster))), 1e-9);
+  $("clusters-note").textContent = method.class_specific
+    ? `by the evidence for ${target.label} that lies in them`
+    : "the largest groups of patches, whatever the class";
+  $("clusters").replaceChildren(
+    ...clusters.map((item) => {
+      const { cluster, area, overlay } = item;
+      const covers = `${percent(area, 0)} of the picture`;
+      const button = element(
+        "button",
+        { type: "button", onpointerenter: () => onLight(cluster), onpointerleave: () => onLight(null), onfocus: () => onLight(cluster), onblur: () => onLight(null), onclick: () => onPick(cluster) },
+        element("img", { src: `data:${overlay.mime};base64,${overlay.data}`, alt: "", width: overlay.width, height: overlay.height }),
+        element("span", { className: "name", textContent: `Cluster ${cluster}` }),
+        element("span", { className: "value", textContent: method.class_specific ? signed(item.share) : percent(area, 0) }),
+        bar(Math.abs(size(item)) / most),
+        element("span", { className: "small", textContent: covers }),
+      );
+      button.dataset.cluster = cluster;
+      button.dataset.says = method.class_specific ? `${signed(item.share)} logit` : covers;
+      return element("li", {}, button);
+    }),
+  );
+}
+
+/** Marks the card of the cluster under the pointer; the tag on the photo says its name. */
+export function markCluster(cluster, patch) {
+  const listed = $("clusters").querySelector(`[data-cluster="${cluster}"]`);
+  for (const card of $("clusters").querySelectorAll("button")) card.classList.toggle("lit", card === listed);
+  $("tag").hidden = cluster === null;
+  if (cluster === null) return;
+  const share = listed?.dataset.says;
+  $("tag").textContent = share ? `Cluster ${cluster} · ${share}` : `Cluster ${cluster}`;
+  if (patch) say(`Row ${patch.row + 1}, column ${patch.column + 1}: ${$("tag").textContent}`);
+}
+
+/** The milliseconds of each step, as a bar and as a list. */
+export function showTimings({ total, ...steps }) {
+  const shown = Object.entries(steps).filter(([, value]) => value > 0);
+  const sum = shown.reduce((all, [, value]) => all + value, 0) || 1;
+  const track = element("div", { className: "track", ariaHidden: "true" });
+  const list = element("dl");
+  for (const [name, value] of [...shown, ["total", total]]) {
+    const item = element("div", { className: name }, element("dt", { textContent: name }), element("dd", { textContent: `${value.toFixed(1)} ms` }));
+    list.append(item);
+    if (name === "total") continue;
+    const part = element("span", { className: name });
+    part.style.width = `${(100 * value) / sum}%`;
+    track.append(part);
+  }
+  $("timings").replaceChildren(track, list);
+}
+
+/** The error banner, with "Try again" where that can help; null hides it. */
+export function showProblem(problem, onRetry) {
+  $("problem").hidden = !problem;
+  if (!problem) return;
+  const button = (textContent, onclick) => element("button", { type: "button", className: "button", textContent, onclick });
+  const mayPass = !problem.status || problem.status >= 500;
+  const again = problem.retryAfter ? `Try again in ${problem.retryAfter} s` : "Try again";
+  $("problem").replaceChildren(
+    element(
+      "div",
+      {},
+      element("strong", { textContent: problem.title ?? "This page failed" }),
+      element("p", { textContent: problem.message }),
+      ...(problem.requestId ? [element("p", { className: "small", textContent: `Request ${problem.requestId}` })] : []),
+    ),
+    element("p", { className: "actions" }, ...(mayPass ? [button(again, onRetry)] : []), button("Dismiss", () => showProblem(null))),
+  );
+}
+
+/** Says that a question is under way, or no longer. */
+export function showBusy(busy) {
+  document.body.classList.toggle("busy", busy);
+  $("main").setAttribute("aria-busy", String(busy));
+  if (busy) say("Working …");
+}
+
+/** Says something to screen readers. */
+export function say(text) {
+  $("status").textContent = text;
+}
