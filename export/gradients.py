@@ -8,7 +8,6 @@ class, several, or the difference of two. The file is compared with torch autogr
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from torch.nn import functional as F
 from service.engine import GradientEngine
 from service.errors import BadArtifact
 
-from .attention_node import OPSET
+from .conversion import to_onnx
 from .paca.model import ClusterAttention, PaCaViT, attend_explicit, use_attention
 
 TOLERANCE = 1e-4  # largest difference from autograd, relative to the largest number of the output
@@ -157,20 +156,7 @@ def _trace(graph: Gradients) -> onnx.ModelProto:
     left = sorted({str(node.target) for node in traced.graph.nodes if "backward" in str(node.target)})
     assert not left, f"gradients that have no decomposition: {left}"
     batch = torch.export.Dim("batch", min=2, max=MAX_BATCH)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            _Traced(traced),
-            example,
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["features", "weights"],
-            output_names=graph.output_names,
-            dynamic_shapes=({0: batch}, {0: batch}),
-            verbose=False,
-        )
-    assert program is not None
-    return program.model_proto
+    return to_onnx(_Traced(traced), example, ["features", "weights"], graph.output_names, [{0: batch}, {0: batch}])
 
 
 class _Traced(nn.Module):

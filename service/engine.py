@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .artifact import Head, Manifest, golden_picture
-from .errors import BadArtifact, CannotStart, EngineFailed, ProviderUnavailable
+from .errors import BadArtifact, CannotStart, ProviderUnavailable
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -58,28 +58,36 @@ class Session:
 
     def __init__(self, path: Path, device: Device) -> None:
         """Raises BadArtifact for a file ONNX Runtime refuses, ProviderUnavailable for a provider that is not here."""
-        ort = _onnxruntime()
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise BadArtifact(f"cannot read the model file {path.name}: {error.strerror}") from None
+        self._path, self._device = path, device
+        data = self._read()
         self.sha256 = hashlib.sha256(data).hexdigest()
-        self._session, self.provider = _open(ort, data, path.name, device)
+        self._session, self.provider = _open(data, path.name, device)
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         self.inputs = {i.name: (i.type, i.shape) for i in self._session.get_inputs()}
         self.outputs = {o.name: (o.type, o.shape) for o in self._session.get_outputs()}
         self.output_names = tuple(self.outputs)
 
     def run(self, names: tuple[str, ...], feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The named outputs in float32; EngineFailed where the run fails."""
-        try:
-            values = self._session.run(names, feed)
-        except Exception as error:  # ONNX Runtime raises its own C++ exceptions, none of which a caller could tell apart
-            raise EngineFailed(f"the engine could not run this batch ({type(error).__name__}); try again") from error
+        """The named outputs in float32. Raises whatever ONNX Runtime raises where the run fails; `reopen` then gives a fresh session."""
+        values = self._session.run(names, feed)
         return {name: np.asarray(value).astype(np.float32, copy=False) for name, value in zip(names, values, strict=True)}
 
+    def reopen(self) -> None:
+        """Replaces the session by a fresh one of the same bytes, e.g. after a CUDA error; BadArtifact where the file is another one by now."""
+        data = self._read()
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise BadArtifact(f"{self._path.name} was replaced since it was loaded")
+        self._session, self.provider = _open(data, self._path.name, self._device)
 
-def _open(ort: Any, data: bytes, name: str, device: Device) -> tuple[Any, str]:
+    def _read(self) -> bytes:
+        try:
+            return self._path.read_bytes()
+        except OSError as error:
+            raise BadArtifact(f"cannot read the model file {self._path.name}: {error.strerror}") from None
+
+
+def _open(data: bytes, name: str, device: Device) -> tuple[Any, str]:
+    ort = _onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = device.threads
     options.inter_op_num_threads = 1
@@ -168,6 +176,10 @@ class Engine:
         off = float(np.abs(logits[: len(golden.logits)] - np.array(golden.logits, np.float32)).max())
         if off > golden.tolerance:
             raise BadArtifact(f"self-test failed: the golden picture's logits are {off:.3g} off, allowed are {golden.tolerance:.3g}")
+
+    def reopen(self) -> None:
+        """A fresh session of the same file, after a run that failed."""
+        self._session.reopen()
 
     def close(self) -> None:
         """Frees the session; `run` must not be called afterwards."""

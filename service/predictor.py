@@ -13,9 +13,11 @@ Every step that takes time runs in threads; deadlines are absolute `time.monoton
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,11 +29,12 @@ from . import compose, images, repository
 from .artifact import Manifest
 from .batcher import Answer, Batcher
 from .engine import Device, Engine, GradientEngine, Outputs
-from .errors import BadParameter, DeadlineExceeded
+from .errors import BadArtifact, BadParameter, DeadlineExceeded
 from .explain import question
 from .options import ClassifyOptions, ExplainOptions
 from .results import Classification, Explained, Explanation, ImageInfo, Timings
 
+log = logging.getLogger("paca.predictor")
 T = TypeVar("T")
 
 
@@ -219,7 +222,13 @@ class Predictor:
     def _run(self, pictures: list[Picture]) -> list[Outputs]:
         names = tuple(dict.fromkeys(name for picture in pictures for name in picture.names))
         batch = pictures[0].tensor[None] if len(pictures) == 1 else np.stack([picture.tensor for picture in pictures])
-        out = self._engine.run(batch, names)
+        try:
+            out = self._engine.run(batch, names)
+        except Exception:
+            log.exception("a run of %d pictures failed on %s; opening a fresh session", len(pictures), self.provider)
+            with suppress(BadArtifact):  # replaced meanwhile: the registry takes the new file up, the old session goes on
+                self._engine.reopen()
+            raise  # the batcher runs each picture once more, alone
         return [out.row(i) for i in range(len(pictures))]
 
     def _compose(
