@@ -6,18 +6,16 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.staticfiles import StaticFiles
 
 from .. import __version__
 from ..registry import Registry
 from ..settings import Settings
 from ..wiring import build_registry
-from . import oip, openapi, ops, problems, routes
+from . import oip, openapi, ops, pages, problems, routes
 from .admission import Admission
 from .keys import ApiKeys
 from .metrics import Metrics
@@ -26,7 +24,6 @@ from .state import State, state
 from .tensors import InferenceRequest
 
 log = logging.getLogger("paca.api")
-STATIC = Path(__file__).with_name("static")
 
 
 def create_app(settings: Settings | None = None, registry: Registry | None = None) -> FastAPI:
@@ -53,8 +50,10 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
     openapi.install(app, (InferenceRequest,))
     for part in (routes, oip, ops):
         app.include_router(part.router)
-    if settings.demo and STATIC.is_dir():
-        app.mount("/", StaticFiles(directory=STATIC, html=True), name="demo")
+    if settings.docs:
+        pages.install_docs(app)
+    if settings.demo:
+        pages.install_demo(app)
     return app
 
 

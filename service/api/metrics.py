@@ -45,7 +45,7 @@ class Metrics:
         self.ready = Gauge("paca_ready", "Server processes that are ready.", registry=r, multiprocess_mode="livesum")
         self.info = Gauge(
             "paca_model_info",
-            "Loaded models: 1 for each, with the provider in use.",
+            "Models: 1 while loaded, with the provider in use.",
             ["model", "version", "sha256", "provider", "precision"],
             registry=r,
             multiprocess_mode="livemax",
@@ -62,6 +62,7 @@ class Metrics:
         self.batch_size = Histogram(
             "paca_batch_size", "Pictures in the run that answered, one sample a picture.", ["model"], buckets=BATCHES, registry=r
         )
+        self._shown: set[tuple[str, ...]] = set()
         for endpoint in (*ENDPOINTS, *QUIET):
             for code in CODES:
                 self.requests.labels(endpoint, code)
@@ -102,14 +103,18 @@ class Metrics:
         """Reads the gauges off the registry; called about once a second."""
         self.ready.set(registry.ready[0])
         self.reload_failures.set(registry.reload_failures)
-        self.info.clear()
+        shown: set[tuple[str, ...]] = set()
         for status in registry.models():
             for version in status.versions:
                 p = registry.get(status.name, version)
-                self.info.labels(status.name, version, p.sha256, p.provider, p.precision).set(1)
+                shown.add((status.name, version, p.sha256, p.provider, p.precision))
             self.queue_depth.labels(status.name).set(status.predictor.batcher.depth)
             for histogram in (*self._steps.values(), self.batch_size):
                 histogram.labels(status.name)
+
+        for labels in self._shown | shown:
+            self.info.labels(*labels).set(labels in shown)
+        self._shown = shown
 
     def render(self) -> tuple[bytes, str]:
         """(text, content type) for Prometheus."""

@@ -53,8 +53,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # HTTP/1.1 goes on: a server may ignore the wish for another protocol
+        except httptools.HttpParserUpgrade as upgrade:
+            self._stay_http1(data[upgrade.args[0] :])
+            return
         except httptools.HttpParserError:
             self._refuse(self._refusal or MalformedRequest("this is not an HTTP/1.1 request the server can read"))
             return
@@ -63,6 +64,14 @@ class GuardedProtocol(HttpToolsProtocol):
             self._counted = True
             if self._head_bytes > HEAD_BYTES + ADDRESS_BYTES:
                 self._refuse(_address_too_long() if len(self.url) > ADDRESS_BYTES else _headers_too_large())
+
+    def _stay_http1(self, rest: bytes) -> None:
+        """A server may ignore the wish for another protocol, which Java's client sends with every request; the parser would lose the body with it."""
+        ignored = (b"connection", b"upgrade", b"http2-settings")
+        lines = [b"%s: %s" % (name, value) for name, value in self.headers if name not in ignored]
+        head = b"\r\n".join([b"%s %s HTTP/1.1" % (self.parser.get_method(), self.url), *lines, b"", b""])
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(head + rest)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -81,8 +90,12 @@ class GuardedProtocol(HttpToolsProtocol):
             self._refusal = MalformedRequest("an HTTP/1.1 request has one Host header")
         elif len(self.pipeline) >= MAX_PIPELINED:
             self._refusal = Overloaded(f"more than {MAX_PIPELINED} requests are waiting on this connection")
+        elif self.parser.get_method() == b"CONNECT":
+            self._refusal = MalformedRequest("this server is no proxy")
         if self._refusal:
             raise ValueError
+        if self.parser.should_upgrade():
+            return  # `_stay_http1` says it again without
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:
@@ -90,6 +103,8 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_response_complete()
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         super().on_message_complete()
         if self.cycle is not None and self.cycle.response_complete:  # the rest of a request that was answered early: now the connection is idle
             self.cycle.more_body = False
@@ -116,9 +131,13 @@ class GuardedProtocol(HttpToolsProtocol):
         self._lingers_until = time.monotonic() + LINGER_SECONDS
         self._head_since = None
         if self.cycle is not None and not self.cycle.response_complete:
-            self._lingers_until += STALL_SECONDS
-            self.cycle.keep_alive = False
-            return
+            broken = self.cycle.more_body  # the trouble is in the body that the app is reading
+            self.cycle.disconnected = broken
+            self.cycle.message_event.set()
+            if not broken or self.pipeline or self.cycle.response_started:
+                self._lingers_until += STALL_SECONDS
+                self.cycle.keep_alive = False
+                return
         context = Context.of(Headers())
         document = problem(error, context.request_id)
         context.status, context.error = document["status"], error

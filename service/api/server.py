@@ -28,7 +28,7 @@ from .state import state
 
 log = logging.getLogger("paca.server")
 GRACE_SECONDS = 2.0  # of answering while /readyz already says 503
-LAST_SECONDS = 0.25  # for requests of connections that were accepted just before the socket closed
+LAST_SECONDS = 0.5  # for requests of connections that were accepted just before the socket closed
 DRAIN_SECONDS = 22  # for answering what was accepted; the whole shutdown stays under 30
 
 
@@ -96,13 +96,35 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for server in self.servers:
-            server.close()
         if self.shared.failure is None:
-            await asyncio.sleep(LAST_SECONDS)
+            await self._stop_listening(sockets or [])
         await super().shutdown(sockets)
         for task in self._tasks:
             task.cancel()
+
+    async def _stop_listening(self, sockets: list[socket.socket]) -> None:
+        """Takes the connections that wait in the socket, closes it before another can come, and lets those just taken say what they want."""
+        waiting = [connection for sock in sockets for connection in iter(lambda: _accept(sock), None)]  # noqa: B023
+        for server in self.servers:
+            server.close()
+        for sock in sockets:
+            sock.close()
+        loop = asyncio.get_running_loop()
+        for connection in waiting:
+            await loop.connect_accepted_socket(
+                lambda: self.config.http_protocol_class(  # type: ignore[call-arg]
+                    config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
+                ),
+                connection,
+            )
+        await asyncio.sleep(LAST_SECONDS)
+
+
+def _accept(sock: socket.socket) -> socket.socket | None:
+    try:
+        return sock.accept()[0]
+    except OSError:
+        return None
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -85,6 +85,7 @@ def supervise(settings: Settings, sock: socket.socket, on_ready: Callable[[], No
                     os.kill(worker.process.pid or 0, signal.SIGHUP)
             workers = [w if w.process.is_alive() else _replace(w, settings, sock, folder, announced) for w in workers]
     finally:
+        sock.close()  # else connections would wait in it that nobody accepts
         _stop(workers)
         for sig, handler in old.items():
             signal.signal(sig, handler)

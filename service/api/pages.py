@@ -1,0 +1,36 @@
+"""What a browser asks for: the demo page's files at the root, and /docs. Both work without any other host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.routing import Route
+
+from . import reference
+
+STATIC = Path(__file__).with_name("static")
+
+
+def install_demo(app: FastAPI) -> None:
+    """One route a file, so that every other path keeps its honest 404 and 405."""
+
+    def serve(file: Path) -> Route:
+        async def answer(request: Request) -> Response:
+            return FileResponse(file, headers={"Cache-Control": "no-cache"})
+
+        return Route("/" if file.name == "index.html" else f"/{file.relative_to(STATIC).as_posix()}", answer, methods=["GET"])
+
+    app.router.routes.extend(serve(file) for file in sorted(STATIC.rglob("*")) if file.is_file())
+
+
+def install_docs(app: FastAPI) -> None:
+    """The API reference, made of the app's own OpenAPI document."""
+
+    async def answer(request: Request) -> Response:
+        policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+        return HTMLResponse(reference.page(app.openapi()), headers={"Content-Security-Policy": policy})
+
+    app.router.routes.append(Route("/docs", answer, methods=["GET"]))
