@@ -1,0 +1,405 @@
+"""The batcher's promise, sentence by sentence (numbers as in its docstring), and all of it at once under random fire."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from service.batcher import Answer, Batcher
+from service.errors import BadArtifact, DeadlineExceeded, Draining, EngineFailed, Overloaded, PacaError
+
+
+class Doubler:
+    """Stands for the engine: item → 2 * item. Remembers its runs; `open` unset makes it busy; `bad` items raise."""
+
+    def __init__(self, bad: dict[int, Exception] | None = None, seconds: float = 0.0) -> None:
+        self.runs: list[list[int]] = []
+        self.open = threading.Event()
+        self.open.set()
+        self.bad = bad or {}
+        self.seconds = seconds
+
+    def __call__(self, items: list[int]) -> list[int]:
+        self.runs.append(items)
+        assert self.open.wait(10)
+        if self.seconds:
+            time.sleep(self.seconds)
+        for item in items:
+            if item in self.bad:
+                raise self.bad[item]
+        return [2 * item for item in items]
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        self.open.clear()
+        try:
+            yield
+        finally:
+            self.open.set()
+
+
+def go(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+async def occupied(batcher: Batcher[int, int], engine: Doubler) -> asyncio.Task[Answer[int]]:
+    """A first item on its way through a busy engine, so that what comes next has to wait."""
+    runs = len(engine.runs)
+    task = asyncio.create_task(batcher.submit(0))
+    await until(lambda: len(engine.runs) == runs + 1)
+    return task
+
+
+def test_1_every_item_gets_its_own_row() -> None:
+    async def main() -> None:
+        batcher = Batcher(Doubler(), max_batch=7)
+        answers = await asyncio.gather(*(batcher.submit(i) for i in range(50)))
+        assert [answer.result for answer in answers] == [2 * i for i in range(50)]
+        assert (batcher.items, batcher.depth, batcher.in_flight) == (50, 0, 0)
+
+    go(main)
+
+
+def test_2_a_run_holds_at_most_max_batch_items_in_the_order_they_came() -> None:
+    async def main() -> None:
+        engine = Doubler()
+        batcher = Batcher(engine, max_batch=3)
+        with engine.busy():
+            first = await occupied(batcher, engine)
+            rest = [asyncio.create_task(batcher.submit(i)) for i in range(1, 9)]
+            await until(lambda: batcher.depth == 8)
+        answers = await asyncio.gather(first, *rest)
+        assert engine.runs == [[0], [1, 2, 3], [4, 5, 6], [7, 8]]
+        assert [answer.batch_size for answer in answers] == [1, 3, 3, 3, 3, 3, 3, 2, 2]
+
+    go(main)
+
+
+def test_2_only_items_with_the_same_key_share_a_run_and_the_oldest_goes_first() -> None:
+    async def main() -> None:
+        engine = Doubler()
+        batcher = Batcher(engine, max_batch=3, key=lambda item: item % 2)
+        with engine.busy():
+            first = await occupied(batcher, engine)
+            rest = [asyncio.create_task(batcher.submit(i)) for i in (1, 2, 3, 4, 5, 7)]
+            await until(lambda: batcher.depth == 6)
+        answers = await asyncio.gather(first, *rest)
+        assert engine.runs == [[0], [1, 3, 5], [2, 4], [7]]
+        assert [answer.result for answer in answers] == [0, 2, 4, 6, 8, 10, 14]
+
+    go(main)
+
+
+def test_3_an_item_does_not_wait_while_an_instance_is_idle() -> None:
+    async def main() -> None:
+        engine = Doubler()
+        batcher = Batcher(engine, max_batch=8, instances=2)
+        with engine.busy():
+            first = await occupied(batcher, engine)
+            second = asyncio.create_task(batcher.submit(1))
+            await until(lambda: len(engine.runs) == 2)  # while the first still runs
+            third = asyncio.create_task(batcher.submit(2))
+            await until(lambda: batcher.depth == 1)
+            assert engine.runs == [[0], [1]]
+            assert batcher.in_flight == 2
+        await asyncio.gather(first, second, third)
+        assert engine.runs == [[0], [1], [2]]
+
+    go(main)
+
+
+def test_3_max_wait_lets_a_run_fill_and_a_full_one_goes_at_once() -> None:
+    async def main() -> None:
+        engine = Doubler()
+        patient = Batcher(engine, max_batch=2, max_wait=20)
+        first = asyncio.create_task(patient.submit(1))
+        await asyncio.sleep(0.05)
+        assert engine.runs == []
+        await asyncio.gather(first, patient.submit(2))
+        assert engine.runs == [[1, 2]]
+        short = Batcher(engine, max_batch=2, max_wait=0.05)
+        answer = await short.submit(3)
+        assert answer.queue_ms >= 49
+        assert engine.runs == [[1, 2], [3]]
+
+    go(main)
+
+
+def test_4_a_caller_that_leaves_changes_nothing_for_others_and_its_item_is_never_run() -> None:
+    async def main() -> None:
+        engine = Doubler()
+        batcher = Batcher(engine, max_batch=4)
+        with engine.busy():
+            running = await occupied(batcher, engine)
+            waiting = [asyncio.create_task(batcher.submit(i)) for i in range(1, 6)]
+            await until(lambda: batcher.depth == 5)
+            running.cancel()
+            waiting[1].cancel()
+            waiting[3].cancel()
+            await until(lambda: batcher.depth == 3)
+        answers = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [a.result if isinstance(a, Answer) else type(a) for a in answers] == [2, asyncio.CancelledError, 6, asyncio.CancelledError, 10]
+        assert engine.runs == [[0], [1, 3, 5]]
+        assert batcher.dropped == 2
+
+    go(main)
+
+
+def test_5_a_failing_run_fails_only_the_item_that_breaks_it() -> None:
+    async def main() -> None:
+        engine = Doubler(bad={3: RuntimeError("CUDA is unhappy")})
+        batcher = Batcher(engine, max_batch=4)
+        answers = await asyncio.gather(*(batcher.submit(i) for i in range(1, 7)), return_exceptions=True)
+        assert [type(a) for a in answers] == [Answer, Answer, EngineFailed, Answer, Answer, Answer]
+        assert "CUDA" not in str(answers[2])
+        assert engine.runs == [[1, 2, 3, 4], [1], [2], [3], [4], [5, 6]]
+        assert batcher.retried == 4
+
+    go(main)
+
+
+def test_5_an_item_that_fails_alone_is_run_once_more() -> None:
+    async def main() -> None:
+        engine = Doubler(bad={3: RuntimeError()})
+        batcher = Batcher(engine)
+        with pytest.raises(EngineFailed):
+            await batcher.submit(3)
+        assert engine.runs == [[3], [3]]
+        engine.bad.clear()
+        assert (await batcher.submit(3)).result == 6
+
+    go(main)
+
+
+def test_5_an_error_of_ours_passes_through_and_only_to_its_own_item() -> None:
+    async def main() -> None:
+        engine = Doubler(bad={2: BadArtifact("no")})
+        batcher = Batcher(engine, max_batch=3)
+        answers = await asyncio.gather(*(batcher.submit(i) for i in range(1, 4)), return_exceptions=True)
+        assert [type(a) for a in answers] == [Answer, BadArtifact, Answer]
+        with pytest.raises(BadArtifact, match="no"):
+            await batcher.submit(2)
+        assert engine.runs[-1] == [2]
+        assert engine.runs.count([2]) == 2
+
+    go(main)
+
+
+def test_6_a_wrong_number_of_results_is_a_failure() -> None:
+    async def main() -> None:
+        batcher = Batcher(lambda items: items if len(items) == 1 else items[1:], max_batch=4)
+        answers = await asyncio.gather(*(batcher.submit(i) for i in range(4)))
+        assert [answer.result for answer in answers] == [0, 1, 2, 3]
+        with pytest.raises(EngineFailed):
+            await Batcher(lambda items: [], max_batch=4).submit(0)
+
+    go(main)
+
+
+def test_7_beyond_queue_size_submit_raises_at_once_and_says_when_to_come_back() -> None:
+    async def main() -> None:
+        engine = Doubler(seconds=0.1)
+        batcher = Batcher(engine, max_batch=2, queue_size=4)
+        await batcher.submit(0)  # measures a run: 0.1 s an item
+        with engine.busy():
+            first = await occupied(batcher, engine)
+            rest = [asyncio.create_task(batcher.submit(i)) for i in range(1, 5)]
+            await until(lambda: batcher.depth == 4)
+            with pytest.raises(Overloaded) as caught:
+                await batcher.submit(5)
+            assert 0.45 < caught.value.retry_after < 2  # five items ahead
+            assert caught.value.details == {"limit": "queue_size", "value": 4}
+            rest.pop().cancel()  # whoever leaves makes room
+            await until(lambda: batcher.depth == 3)
+            rest.append(asyncio.create_task(batcher.submit(6)))
+        assert [a.result for a in await asyncio.gather(first, *rest)] == [0, 2, 4, 6, 12]
+        assert batcher.rejected == 1
+
+    go(main)
+
+
+def test_7_an_idle_instance_counts_as_room() -> None:
+    async def main() -> None:
+        batcher = Batcher(Doubler(), max_batch=4, queue_size=4)
+        answers = await asyncio.gather(*(batcher.submit(i) for i in range(9)), return_exceptions=True)
+        assert [type(a) for a in answers] == [Answer] * 8 + [Overloaded]
+
+    go(main)
+
+
+def test_8_a_deadline_that_passes_is_answered_then_and_the_waiting_item_is_not_run() -> None:
+    async def main() -> None:
+        engine = Doubler()
+        batcher = Batcher(engine, max_batch=4)
+        with engine.busy():
+            running = asyncio.create_task(batcher.submit(1, time.monotonic() + 0.05))
+            await until(lambda: len(engine.runs) == 1)
+            waiting = asyncio.create_task(batcher.submit(2, time.monotonic() + 0.05))
+            patient = asyncio.create_task(batcher.submit(3, time.monotonic() + 20))
+            for late in (running, waiting):  # while the engine still hangs
+                with pytest.raises(DeadlineExceeded):
+                    await late
+        assert (await patient).result == 6
+        assert engine.runs == [[1], [3]]
+        assert batcher.expired == 2
+
+    go(main)
+
+
+def test_8_a_deadline_already_past_is_never_run() -> None:
+    async def main() -> None:
+        engine = Doubler()
+        for max_batch in (1, 4):
+            with pytest.raises(DeadlineExceeded):
+                await Batcher(engine, max_batch=max_batch).submit(1, time.monotonic() - 1)
+        assert engine.runs == []
+
+    go(main)
+
+
+def test_9_close_finishes_what_runs_and_what_waits_and_refuses_what_comes() -> None:
+    async def main() -> None:
+        engine = Doubler()
+        batcher = Batcher(engine, max_batch=2, max_wait=20)
+        with engine.busy():
+            tasks = [asyncio.create_task(batcher.submit(i)) for i in range(3)]
+            await until(lambda: len(engine.runs) == 1)
+            closing = asyncio.create_task(batcher.close())
+            await asyncio.sleep(0)
+            with pytest.raises(Draining):
+                await batcher.submit(9)
+            assert not closing.done()
+        await closing
+        assert all(task.done() for task in tasks)
+        assert [task.result().result for task in tasks] == [0, 2, 4]
+        assert engine.runs == [[0, 1], [2]]
+        await batcher.close()  # twice does no harm
+
+    go(main)
+
+
+def test_9_after_the_grace_what_still_waits_is_answered_draining() -> None:
+    async def main() -> None:
+        engine = Doubler()
+        batcher = Batcher(engine, max_batch=1)
+        with engine.busy():
+            running = await occupied(batcher, engine)
+            waiting = asyncio.create_task(batcher.submit(1))
+            await until(lambda: batcher.depth == 1)
+            closing = asyncio.create_task(batcher.close(grace=0.02))
+            with pytest.raises(Draining):
+                await waiting
+            assert not closing.done()
+        await closing
+        assert (await running).result == 0
+        assert engine.runs == [[0]]
+
+    go(main)
+
+
+def test_timings_say_how_long_an_item_waited_and_ran() -> None:
+    async def main() -> None:
+        engine = Doubler(seconds=0.05)
+        batcher = Batcher(engine, max_batch=2)
+        first, second = asyncio.create_task(batcher.submit(1)), None
+        await until(lambda: len(engine.runs) == 1)
+        second = await batcher.submit(2)
+        assert (await first).queue_ms < 1000
+        assert second.inference_ms >= 49
+        assert second.queue_ms >= 20
+
+    go(main)
+
+
+def test_it_serves_one_event_loop_after_another() -> None:
+    batcher = Batcher(Doubler(), max_batch=2)
+    for i in range(3):
+        assert asyncio.run(batcher.submit(i)).result == 2 * i
+
+
+@pytest.mark.parametrize("bad", [{"max_batch": 0}, {"queue_size": 0}, {"instances": 0}, {"max_wait": -1.0}])
+def test_impossible_settings_are_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="at least"):
+        Batcher(Doubler(), **bad)
+
+
+@pytest.mark.parametrize(
+    ("seed", "shape"),
+    [
+        (1, {"max_batch": 1, "queue_size": 30}),
+        (2, {"max_batch": 8, "queue_size": 100, "instances": 3}),
+        (3, {"max_batch": 5, "queue_size": 50, "instances": 2, "max_wait": 0.002, "key": lambda item: item % 3}),
+    ],
+)
+def test_the_promise_holds_under_thousands_of_random_cancellations_failures_and_deadlines(seed: int, shape: dict[str, Any]) -> None:
+    """3,000 callers a case. Every tenth item breaks its run always, some break one at random, some runs return too little, callers leave at any time."""
+    chance = random.Random(seed)
+    runs: Counter[int] = Counter()
+    lock = threading.Lock()
+
+    def run(items: list[int]) -> list[int]:
+        assert 1 <= len(items) <= shape["max_batch"]
+        if "key" in shape:
+            assert len({item % 3 for item in items}) == 1
+        with lock:
+            runs.update(items)
+            luck, pause = chance.random(), chance.random() * 0.001
+        time.sleep(pause)
+        if any(item % 10 == 0 for item in items) or luck < 0.05:
+            raise RuntimeError
+        return [2 * item for item in items][luck < 0.1 :]
+
+    outcomes: Counter[str] = Counter()
+    gone: list[int] = []
+
+    async def caller(batcher: Batcher[int, int], item: int) -> None:
+        await asyncio.sleep(chance.random() * 0.8)
+        deadline = time.monotonic() + chance.random() * 0.05 if chance.random() < 0.2 else None
+        task = asyncio.current_task()
+        leaving = asyncio.get_running_loop().call_later(chance.random() * 0.02, task.cancel) if task and chance.random() < 0.4 else None
+        try:
+            answer = await batcher.submit(item, deadline)
+        except PacaError as error:
+            outcomes[type(error).__name__] += 1
+        except asyncio.CancelledError:
+            outcomes["gone"] += 1
+            gone.append(item)
+        else:
+            assert answer.result == 2 * item
+            assert item % 10
+            outcomes["answered"] += 1
+        finally:
+            if leaving:
+                leaving.cancel()
+
+    async def main() -> None:
+        batcher = Batcher(run, **shape)
+        callers = [asyncio.create_task(caller(batcher, item)) for item in range(3000)]
+        await asyncio.sleep(0.7)
+        await batcher.close(grace=0.2)
+        await asyncio.gather(*callers)
+        ran_before = Counter(runs)
+        await asyncio.sleep(0.02)
+        assert runs == ran_before  # nothing runs after close
+        assert (batcher.depth, batcher.in_flight) == (0, 0)
+        assert batcher.items == sum(runs.values())
+        assert 5 < batcher.dropped <= len(gone)
+
+    go(main)
+    assert sum(outcomes.values()) == 3000  # one answer each
+    assert set(outcomes) <= {"answered", "gone", "EngineFailed", "Overloaded", "DeadlineExceeded", "Draining"}
+    assert max(runs.values()) <= 2  # once, and once more alone
+    assert min(outcomes["answered"], outcomes["EngineFailed"], outcomes["DeadlineExceeded"]) > 5
