@@ -138,18 +138,18 @@ def _from_json(tensor: InputTensor) -> np.ndarray | list[bytes]:
         raise MalformedRequest("FP16 has no JSON form; send it as binary data")
     try:
         values = np.array(tensor.data)
-        exact = (
-            values.astype(dtype, casting="unsafe")
-            if values.dtype.kind in ("?biuf" if dtype.kind == "f" else "?" if dtype.kind == "b" else "biu")
-            else None
-        )
-    except (ValueError, OverflowError):
-        exact = None
-    if exact is None or (dtype.kind in "iu" and not np.array_equal(exact, values)):
+    except ValueError:
+        values = np.array(None)
+    with np.errstate(over="ignore", invalid="ignore"):
+        exact = values.astype(dtype) if values.dtype.kind in _ALLOWED[dtype.kind] else None
+    if exact is None or not (np.isfinite(exact).all() if dtype.kind == "f" else np.array_equal(exact, values)):
         raise MalformedRequest(f"the data of the input {tensor.name!r} is ragged, or not {tensor.datatype} throughout")
     if values.size != _count(tensor) or (values.ndim > 1 and list(values.shape) != tensor.shape):
         raise MalformedRequest(f"the data of the input {tensor.name!r} has shape {list(values.shape)}, its shape says {tensor.shape}")
     return exact.reshape(tensor.shape)
+
+
+_ALLOWED = {"b": "b", "u": "iu", "i": "iu", "f": "iuf"}  # kinds of JSON numbers for each kind of type
 
 
 def _flat(data: list[Any]) -> list[Any]:
