@@ -75,12 +75,16 @@ def class_id(target: Target, labels: Sequence[str]) -> int:
         if 0 <= number < len(labels):
             return number
         raise BadParameter(f"there is no class {number}; ids go from 0 to {len(labels) - 1}", limit="class_id", value=len(labels) - 1)
-    wanted = str(target).strip().casefold().replace("_", " ")
+    wanted = _folded(str(target))
     for i, label in enumerate(labels):
-        if wanted in (label.casefold(), *(part.strip().casefold() for part in label.split(","))):
+        if wanted in (_folded(label), *map(_folded, label.split(","))):
             return i
     shown = ", ".join(labels[:20]) + (f" and {len(labels) - 20} more (GET /models/<name>)" if len(labels) > 20 else "")
     raise BadParameter(f"there is no class {str(target)[:60]!r}; the model knows: {shown}")
+
+
+def _folded(name: str) -> str:
+    return name.strip().casefold().replace("_", " ")
 
 
 def _stage(options: ExplainOptions, manifest: Manifest) -> int | None:

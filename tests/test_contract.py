@@ -21,7 +21,9 @@ from PIL import Image
 def server(tiny_repository: Path) -> Iterator[httpx.Client]:
     """`paca serve` as users start it, on a port of the system's choice, with the tiny model."""
     environment = {**os.environ, "PACA_MODELS": str(tiny_repository), "PACA_PORT": "0", "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen([sys.executable, "-m", "service", "serve"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "serve"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     try:
         assert process.stdout is not None
         for line in process.stdout:

@@ -28,7 +28,9 @@ def test_every_module_of_the_server_imports_without_torch() -> None:
         if path.name not in ("__main__.py", "ray_serve.py")
     )
     assert len(modules) > 15
-    done = run(f"import importlib, json\nfor m in {modules!r}: importlib.import_module(m)\nprint(json.dumps(sorted(m for m in sys.modules if m == 'torch')))")
+    done = run(
+        f"import importlib, json\nfor m in {modules!r}: importlib.import_module(m)\nprint(json.dumps(sorted(m for m in sys.modules if m == 'torch')))"
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout) == []
 

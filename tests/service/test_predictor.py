@@ -1,0 +1,172 @@
+"""The predictor as a library: pictures in, answers out, on the real engine, without a server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pytest
+
+from service.engine import Device
+from service.errors import BadImage, BadParameter, DeadlineExceeded, EngineFailed
+from service.options import ClassifyOptions, ExplainOptions
+from service.predictor import Capacity, Predictor
+
+T = TypeVar("T")
+
+
+@pytest.fixture
+def ask(tiny_repository: Path) -> Callable[[Callable[[Predictor], Awaitable[T]]], T]:
+    """Runs one coroutine with a fresh predictor of the tiny model."""
+
+    def run(question: Callable[[Predictor], Awaitable[T]], capacity: Capacity | None = None) -> T:
+        async def main() -> T:
+            predictor = Predictor.open(tiny_repository / "tiny" / "1" / "model.onnx", device=Device("cpu", threads=1), capacity=capacity)
+            try:
+                return await question(predictor)
+            finally:
+                await predictor.close()
+
+        return asyncio.run(main())
+
+    return run
+
+
+def test_classify_and_explain_agree_on_every_score(ask, jpeg: bytes) -> None:  # type: ignore[no-untyped-def]
+    async def both(p: Predictor):  # type: ignore[no-untyped-def]
+        return await p.classify(jpeg), await p.explain(jpeg)
+
+    classified, explained = ask(both)
+    assert classified.predictions == explained.predictions
+    assert (classified.image.width, classified.image.height) == (451, 300)
+
+
+@pytest.mark.parametrize("method", ["cam", "focus", "fine", "grouping"])
+def test_contributions_and_bias_add_up_to_every_logit(ask, jpeg: bytes, method: str) -> None:  # type: ignore[no-untyped-def]
+    answer = ask(lambda p: p.explain(jpeg, ExplainOptions(method=method, targets=(0, 1, 2, 3))))
+    assert len(answer.explanations) == 4
+    for explanation in answer.explanations:
+        assert explanation.method.name == method
+        assert explanation.method.class_specific is (method != "grouping")
+        if method == "cam":
+            assert abs(explanation.completeness.residual) < 1e-4
+        else:
+            assert explanation.completeness is None
+
+
+def test_a_contrast_is_the_difference_of_two_classes_and_antisymmetric(ask, jpeg: bytes) -> None:  # type: ignore[no-untyped-def]
+    async def both(p: Predictor):  # type: ignore[no-untyped-def]
+        return [await p.explain(jpeg, ExplainOptions(method="cam", targets=(a,), contrast=b)) for a, b in ((0, 1), (1, 0), (2, 2))]
+
+    forward, backward, same = (answer.explanations[0] for answer in ask(both))
+    np.testing.assert_allclose(forward.heatmap.values, -backward.heatmap.values, atol=1e-6)
+    assert np.abs(same.heatmap.values).max() == 0
+    assert forward.completeness.logit == pytest.approx(forward.target.logit - forward.contrast.logit, abs=1e-5)
+
+
+def test_cluster_shares_come_strongest_first(ask, jpeg: bytes) -> None:  # type: ignore[no-untyped-def]
+    clusters = ask(lambda p: p.explain(jpeg, ExplainOptions(method="cam", stage=1, top_clusters=5))).explanations[0].clusters
+    shares = [c.share for c in clusters]
+    assert len(clusters) == 5
+    assert shares == sorted(shares, reverse=True)
+    assert all(c.stage == 1 for c in clusters)
+
+
+def test_a_constant_picture_gives_finite_answers(ask, encode) -> None:  # type: ignore[no-untyped-def]
+    grey = encode(np.full((40, 60, 3), 128, np.uint8), "PNG")
+    for method in ("cam", "focus", "fine", "grouping"):
+        explanation = ask(lambda p, m=method: p.explain(grey, ExplainOptions(method=m))).explanations[0]
+        assert explanation.heatmap is None or np.isfinite(explanation.heatmap.values).all()
+        assert all(np.isfinite(c.share) for c in explanation.clusters)
+
+
+def test_pictures_in_one_batch_get_the_answers_they_get_alone(ask, encode) -> None:  # type: ignore[no-untyped-def]
+    rng = np.random.default_rng(0)
+    files = [encode(rng.integers(0, 256, (40, 40, 3), np.uint8), "PNG") for _ in range(7)]
+
+    async def together(p: Predictor):  # type: ignore[no-untyped-def]
+        return await asyncio.gather(*(p.classify(f) for f in files))
+
+    batched = ask(together, Capacity(max_batch=4))
+    alone = [ask(lambda p, f=f: p.classify(f)) for f in files]
+    assert max(answer.timings.batch_size for answer in batched) > 1
+    for one, other in zip(batched, alone, strict=True):
+        assert [p.label for p in one.predictions] == [p.label for p in other.predictions]
+        np.testing.assert_allclose([p.score for p in one.predictions], [p.score for p in other.predictions], atol=1e-4)
+
+
+def test_a_bad_picture_fails_alone(ask, jpeg: bytes) -> None:  # type: ignore[no-untyped-def]
+    async def mixed(p: Predictor):  # type: ignore[no-untyped-def]
+        return await asyncio.gather(*(p.classify(d) for d in (jpeg, jpeg[:500], jpeg)), return_exceptions=True)
+
+    first, bad, last = ask(mixed, Capacity(max_batch=4))
+    assert isinstance(bad, BadImage)
+    assert first.predictions == last.predictions
+
+
+def test_a_passed_deadline_is_answered_without_work(ask, jpeg: bytes) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(DeadlineExceeded):
+        ask(lambda p: p.classify(jpeg, deadline=time.monotonic() - 1))
+
+
+def test_tensors_go_through_the_graph_as_it_is(ask) -> None:  # type: ignore[no-untyped-def]
+    batch = np.zeros((3, 32, 32, 3), np.uint8)
+    out = ask(lambda p: p.infer(batch))
+    assert {name: array.shape for name, array in out.items()}["assignment_1"] == (3, 5, 16, 16)
+    assert set(ask(lambda p: p.infer(batch, ("logits",)))) == {"logits"}
+
+
+@pytest.mark.parametrize("bad", [np.zeros((1, 32, 32, 3), np.float32), np.zeros((1, 31, 32, 3), np.uint8), np.zeros((0, 32, 32, 3), np.uint8)])
+def test_tensors_that_do_not_fit_are_refused_with_the_shape_that_would(ask, bad: np.ndarray) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(BadParameter, match=r"\(B, 32, 32, 3\)"):
+        ask(lambda p: p.infer(bad))
+
+
+@pytest.mark.parametrize("k", [0, 1001])
+def test_top_k_has_bounds(ask, jpeg: bytes, k: int) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(BadParameter, match="between 1 and 1000"):
+        ask(lambda p: p.classify(jpeg, ClassifyOptions(k)))
+
+
+class Flaky:
+    """An engine that fails its first `failures` runs, then works."""
+
+    def __init__(self, engine: object, failures: int) -> None:
+        self.engine, self.failures, self.reopened = engine, failures, 0
+
+    def run(self, *args: object) -> object:
+        if self.failures:
+            self.failures -= 1
+            raise RuntimeError("CUDA error 700")
+        return self.engine.run(*args)  # type: ignore[attr-defined]
+
+    def reopen(self) -> None:
+        self.reopened += 1
+        self.engine.reopen()  # type: ignore[attr-defined]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.engine, name)
+
+
+def test_a_run_that_fails_once_costs_nobody_an_answer_and_opens_a_fresh_session(ask, jpeg: bytes) -> None:  # type: ignore[no-untyped-def]
+    async def shaky(p: Predictor):  # type: ignore[no-untyped-def]
+        p._engine = Flaky(p._engine, failures=1)  # type: ignore[assignment]
+        return await p.classify(jpeg), p._engine.reopened
+
+    answer, reopened = ask(shaky)
+    assert answer.predictions
+    assert reopened == 1
+
+
+def test_an_engine_that_keeps_failing_is_answered_with_try_again_later(ask, jpeg: bytes) -> None:  # type: ignore[no-untyped-def]
+    async def broken(p: Predictor):  # type: ignore[no-untyped-def]
+        p._engine = Flaky(p._engine, failures=2)  # type: ignore[assignment]
+        with pytest.raises(EngineFailed):
+            await p.classify(jpeg)
+        return await p.classify(jpeg)
+
+    assert ask(broken).predictions
