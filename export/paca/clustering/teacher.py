@@ -79,8 +79,11 @@ class ClusteringTeacher(nn.Module):
         pyramid = [top_down]
         for i in range(count - 1, 0, -1):
             size = (bottom_up[i - 1].shape[-2], bottom_up[i - 1].shape[-1])
-            up = F.interpolate(top_down, size=size, mode="bilinear", align_corners=False)
-            top_down = getattr(self, f"fpn{i}")(bottom_up[i - 1] + getattr(self, f"lateral{i}")(up))
+            narrow, *rest = getattr(self, f"lateral{i}")  # a 1x1 convolution and a resize commute; before it, it costs a quarter
+            up = F.interpolate(narrow(top_down), size=size, mode="bilinear", align_corners=False)
+            for layer in rest:
+                up = layer(up)
+            top_down = getattr(self, f"fpn{i}")(bottom_up[i - 1] + up)
             pyramid.insert(0, top_down)
         assignments = [
             getattr(self, f"to_clusters{i}")(f).flatten(2).softmax(-1) if m else None
