@@ -30,8 +30,8 @@ class Served(nn.Module):
         self.input_kind = input_kind
         self.explain_stage = explain_stage
         mean, std = torch.tensor(model.config.mean), torch.tensor(model.config.std)
-        self.register_buffer("scale", 1 / (255 * std))
-        self.register_buffer("shift", -mean / std)
+        self.register_buffer("scale", 1 / (255 * std[:, None, None]))
+        self.register_buffer("shift", (-mean / std)[:, None, None])
 
     @property
     def output_names(self) -> list[str]:
@@ -40,7 +40,7 @@ class Served(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         if self.input_kind == "uint8":  # (B, H, W, 3) → normalised (B, 3, H, W)
-            image = (image.float() * self.scale + self.shift).permute(0, 3, 1, 2)
+            image = image.permute(0, 3, 1, 2).float() * self.scale + self.shift
         found = self.model.features(image)
         tokens = found.tokens[-1]
         maps = [z.unflatten(2, grid) for z, grid in zip(found.assignments, found.grids, strict=True) if z is not None]
@@ -57,10 +57,10 @@ def trace(
     attention: Attend = attention_node,
 ) -> onnx.ModelProto:
     """The ONNX graph of `model` at its config's image size. `attention` is how blocks compute it: one Attention node, unless a benchmark asks otherwise."""
-    lowered = lower(model).eval()
+    side = model.config.image_size
+    lowered = lower(model, size=None if dynamic_size else (side, side))
     use_attention(lowered, attention)
     served = Served(lowered, input_kind, explain_stage).eval()
-    side = model.config.image_size
     shape = (2, side, side, 3) if input_kind == "uint8" else (2, 3, side, side)
     example = torch.zeros(shape, dtype=torch.uint8 if input_kind == "uint8" else torch.float32)
     axes: dict[int, object] = {0: torch.export.Dim("batch", min=1, max=MAX_BATCH)}
