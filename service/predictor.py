@@ -212,8 +212,11 @@ class Predictor:
 
     def _read(self, data: bytes, reduce_to: int) -> _Read:
         began = time.monotonic()
-        decoded = images.decode(data, self._limits, reduce_to)
+        side = images.needed_side(self.manifest.preprocessing)
+        decoded = images.decode(data, self._limits, side)
         tensor, placement = images.preprocess(decoded.rgb, decoded.width, decoded.height, self.manifest.preprocessing)
+        if reduce_to > side and decoded.rgb.shape[1] < decoded.width:  # to draw on, more is needed; the network's input stays that of every request
+            decoded = images.decode(data, self._limits, reduce_to)
         if self.manifest.input == "float32":
             tensor = self.manifest.preprocessing.to_float(tensor[None])[0]
         info = ImageInfo(decoded.width, decoded.height, decoded.format)
