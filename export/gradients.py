@@ -23,6 +23,8 @@ from service.engine import GradientEngine
 from service.errors import BadArtifact
 
 from .conversion import to_onnx
+from .lowering import lower
+from .paca.layout import to_tokens
 from .paca.model import ClusterAttention, PaCaViT, attend_explicit, use_attention
 
 TOLERANCE = 1e-4  # largest difference from autograd, relative to the largest number of the output
@@ -91,13 +93,13 @@ def export_gradients(model: PaCaViT, stage: int, path: Path, *, batches: tuple[i
     a stage that cannot be the start, BadArtifact where the graph differs from autograd by more than 1e-4 (nothing is written then).
     """
     check_start(model, stage)
-    graph = Gradients(model, stage)
+    graph = Gradients(lower(model), stage)
     proto = _trace(graph)
     onnx.checker.check_model(proto)
     scratch = path.with_suffix(".partial")
     scratch.write_bytes(proto.SerializeToString())
     try:
-        errors = verify(model, graph, scratch, batches)
+        errors = verify(model, stage, scratch, batches)
         worst = max(errors, key=lambda name: errors[name])
         if not errors[worst] <= TOLERANCE:
             raise BadArtifact(
@@ -128,22 +130,22 @@ def check_start(model: PaCaViT, stage: int) -> None:
         )
 
 
-def verify(model: PaCaViT, graph: Gradients, path: Path, batches: tuple[int, ...]) -> dict[str, float]:
+def verify(model: PaCaViT, stage: int, path: Path, batches: tuple[int, ...]) -> dict[str, float]:
     """Runs the file through the server's own engine on inputs that tracing never saw: real features of random pictures, other batch sizes, mixed
-    weights. Returns for each output the largest difference from torch autograd, relative to the output's largest number."""
+    weights. Returns for each output the largest difference from torch autograd on the untouched model, relative to the output's largest number."""
     engine = GradientEngine(path)
-    plain = copy.deepcopy(model).eval().requires_grad_(False)
+    reference = Gradients(model, stage)
     generator = torch.Generator().manual_seed(1)
-    errors = dict.fromkeys(graph.output_names, 0.0)
+    side, classes = model.config.image_size, model.config.num_classes
+    errors = dict.fromkeys(reference.output_names, 0.0)
     for batch in batches:
-        side = model.config.image_size
+        weights = torch.randn(batch, classes, generator=generator)
+        weights[0] = F.one_hot(torch.tensor(batch % classes), classes)
         image = torch.randn(batch, model.config.in_channels, side, side, generator=generator)
         with torch.no_grad():
-            features = plain.features(image).tokens[graph.stage - 1] if graph.stage else plain.patch_embed(image).flatten(2).transpose(1, 2)
-        weights = torch.randn(batch, model.config.num_classes, generator=generator)
-        weights[0] = F.one_hot(torch.tensor(batch % model.config.num_classes), model.config.num_classes)
-        found = engine.run(features.numpy(), weights.numpy())
-        for name, expected in zip(graph.output_names, graph(features, weights), strict=True):
+            features = reference.model.features(image).tokens[stage - 1] if stage else to_tokens(reference.model.patch_embed(image))
+        found = engine.run(features.contiguous().numpy(), weights.numpy())
+        for name, expected in zip(errors, reference(features, weights), strict=True):
             difference = np.abs(found[name] - expected.numpy()).max() / max(float(expected.abs().max()), 1e-30)
             errors[name] = max(errors[name], float(difference))
     return errors
@@ -170,8 +172,8 @@ class _Traced(nn.Module):
 
 def _decompositions() -> dict[Any, Callable[..., Any]]:
     """How the backward operators that ONNX lacks are written in operators it has."""
-    table: dict[Any, Callable[..., Any]] = dict(torch._decomp.core_aten_decompositions())
-    table.update(torch._decomp.get_decompositions([aten.native_layer_norm_backward, aten.gelu_backward, aten._softmax_backward_data]))
+    backwards = [aten.native_layer_norm_backward, aten.gelu_backward, aten._softmax_backward_data]
+    table: dict[Any, Callable[..., Any]] = dict(torch._decomp.get_decompositions(backwards))
     table[aten.convolution_backward.default] = _convolution_backward
     return table
 
@@ -189,9 +191,12 @@ def _convolution_backward(
     groups: int,
     mask: list[bool],
 ) -> tuple[Tensor, None, None]:
-    """With respect to the input only (parameters are frozen): the transposed convolution, padded to the input's size."""
-    rest = [
-        source.shape[2 + i] - ((gradient.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (weight.shape[2 + i] - 1) + 1)
-        for i in range(2)
-    ]
+    """With respect to the input only (parameters are frozen). Stride 1: a convolution with the kernel turned around, since runtimes have no fast
+    depthwise transposed convolution; otherwise the transposed convolution, padded to the input's size."""
+    kernel = weight.shape[2:]
+    if list(stride) == [1, 1]:
+        turned = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1).flip(-1, -2)  # (in, out / groups, kh, kw)
+        around = [dilation[i] * (kernel[i] - 1) - padding[i] for i in range(2)]
+        return aten.convolution.default(gradient, turned, None, stride, around, dilation, False, [0, 0], groups), None, None
+    rest = [source.shape[2 + i] - ((gradient.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (kernel[i] - 1) + 1) for i in range(2)]
     return aten.convolution.default(gradient, weight, None, stride, padding, dilation, True, rest, groups), None, None
