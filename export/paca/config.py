@@ -152,7 +152,7 @@ _PUBLISHED = (
     _published("pacavit_convmixer_base_100", _BASE_DIMS, (3, 3, 16, 3), _100, "teacher", 0, (2, 2, 4, 2)),
 )
 
-# Our own small network for 128-pixel pictures: three stages, so that the last grid (the heatmap's) is 8x8.
+# Our own small network for 128-pixel pictures: three stages, so that the last grid (the heatmap's) is 8x8; and a smaller one.
 _OURS = (
     PaCaConfig(
         "paca_small_128",
@@ -165,6 +165,23 @@ _OURS = (
         image_size=128,
         stem="conv_norm",
         drop_path=0.1,
+        interpolation="bilinear",
+        resize="stretch",
+        crop=1.0,
+    ),
+    # For CIFAR-10, where clusterings are compared: grids 16x16, 8x8, 4x4.
+    PaCaConfig(
+        "paca_cifar_32",
+        (
+            StageConfig(64, 1, 2, 32),
+            StageConfig(128, 2, 4, 16),
+            StageConfig(192, 2, 6, 0),
+        ),
+        num_classes=10,
+        image_size=32,
+        patch_size=2,
+        stem="conv_norm",
+        drop_path=0.05,
         interpolation="bilinear",
         resize="stretch",
         crop=1.0,

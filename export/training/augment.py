@@ -1,7 +1,7 @@
 """Augmentation of a whole batch at once in torch, because one picture at a time would cost more than the network.
 
 uint8 pictures in, normalised float batch out; random resized crop, flip, brightness/contrast/saturation, random erasing to the mean. The erasing
-also makes masked pictures ordinary input, which the measurements of explanations rely on.
+also makes masked pictures ordinary input, which the measurements of explanations rely on. `mix` blends pictures with each other, if a recipe asks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Augmentation:
-    """scale, ratio: area share and aspect range of the crop; jitter: relative strength; erase: probability, and its side's range."""
+    """scale, ratio: area share and aspect range of the crop; jitter: relative strength; erase: probability, and its side's range.
+    mixup, cutmix: parameter of the Beta distribution of the blend, 0 = off; with both on, each batch takes one of them."""
 
     scale: tuple[float, float] = (0.25, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -24,6 +25,8 @@ class Augmentation:
     jitter: float = 0.35
     erase: float = 0.25
     erase_side: tuple[float, float] = (0.15, 0.45)
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -67,3 +70,29 @@ def augment(images: Tensor, size: int, how: Augmentation, mean: Tensor, std: Ten
     columns = (at >= corner[:, 1:]) & (at < corner[:, 1:] + sides[:, 1:])
     erased = chosen.view(-1, 1, 1, 1) & (rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1)
     return x.masked_fill(erased, 0.0)
+
+
+def mix(x: Tensor, labels: Tensor, classes: int, how: Augmentation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Blends each picture with the batch read backwards: x (B, 3, S, S), labels (B,) → x, target probabilities (B, K).
+
+    mixup (Zhang et al. 2018) averages pixels; cutmix (Yun et al. 2019) pastes a rectangle; targets are mixed in the same proportion. One proportion a batch.
+    """
+    cut = how.cutmix > 0 and (how.mixup == 0 or torch.rand((), generator=generator).item() < 0.5)
+    keep = _beta(how.cutmix if cut else how.mixup, generator)
+    if cut:
+        size = x.shape[-1]
+        side = round(size * math.sqrt(1 - keep))
+        top, left = (int(torch.randint(0, size - side + 1, (), generator=generator)) for _ in range(2))
+        mixed = x.clone()
+        mixed[..., top : top + side, left : left + side] = x.flip(0)[..., top : top + side, left : left + side]
+        keep = 1 - (side / size) ** 2
+    else:
+        mixed = x * keep + x.flip(0) * (1 - keep)
+    target = F.one_hot(labels, classes).float()
+    return mixed, target * keep + target.flip(0) * (1 - keep)
+
+
+def _beta(alpha: float, generator: torch.Generator) -> float:
+    """One draw of Beta(alpha, alpha), from the checkpointed generator."""
+    a, b = torch._standard_gamma(torch.full((2,), alpha, dtype=torch.float64), generator=generator).tolist()
+    return a / (a + b)

@@ -1,7 +1,7 @@
 """The training loop: AdamW, cosine schedule by epoch, EMA, progressive picture sizes, a checkpoint each epoch, resume by default.
 
-Schedules count epochs, never wall-clock, and every random number comes from the checkpointed generator: a run that was killed and resumed is the
-same run up to one lost epoch. What is trained on comes from `data`, what the numbers mean from `metrics`; the final file is written by `checkpoint`.
+Schedules count epochs, never wall-clock, and every random number comes from checkpointed generators: a run that was killed and resumed is the same run,
+less at most the epoch that was under way. What is trained on comes from `data`, the state on disk is `state`'s, what the numbers mean is `metrics`'s.
 """
 
 from __future__ import annotations
@@ -10,25 +10,27 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..paca.config import PaCaConfig
 from ..paca.model import PaCaViT, attend_explicit, use_attention
-from .augment import Augmentation, augment, normalise
-from .data import Pictures
-
-Track = Callable[[Iterable[int], int, str], Iterable[int]]
+from .augment import Augmentation, augment, mix, normalise
+from .data import DataError, Pictures
+from .progress import Track
+from .state import BEST, LAST, Run, check_same, resume, save, write
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """sizes: (share of the epochs, picture side) in order; the last share is 1. ema: decay per step. workers of BLAS are torch's own setting."""
+    """sizes: (share of the epochs, picture side) in order; the last share is 1. warmup: epochs. ema: decay per step. clip: of the gradient's norm.
+    patience: stop after this many epochs without a better held-out accuracy, 0 = never. balance: weigh classes by the inverse of their frequency."""
 
     epochs: int = 48
     batch: int = 64
@@ -40,6 +42,8 @@ class Recipe:
     ema: float = 0.998
     seed: int = 1
     sizes: tuple[tuple[float, int], ...] = ((0.4, 64), (0.8, 96), (1.0, 128))
+    patience: int = 0
+    balance: bool = False
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def size_at(self, epoch: int) -> int:
@@ -53,68 +57,27 @@ class Recipe:
         return self.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
 
 
-@dataclass
-class Run:
-    """The state of a training: everything that a resumed run needs."""
-
-    model: PaCaViT
-    ema: PaCaViT
-    optimizer: torch.optim.Optimizer
-    generator: torch.Generator
-    epoch: int = 0
-    seconds: float = 0.0
-    best: float = 0.0
-    history: list[dict] = field(default_factory=list)
-
-
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.99))
+def torch_device(name: str) -> torch.device:
+    """auto = CUDA where torch finds one, else CPU. DataError for a device that is not here."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise DataError("CUDA was asked for, but this PyTorch finds no GPU; use --device cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def start(config: PaCaConfig, recipe: Recipe, device: torch.device, weights: dict[str, Tensor] | None = None) -> Run:
-    """A fresh run; `weights` initialises all but a head whose shape differs."""
+    """A fresh run; `weights` initialises everything whose name and shape fit, so all but a head for other classes."""
     torch.manual_seed(recipe.seed)
     model = PaCaViT(config)
     if weights:
-        fitting = {k: v for k, v in weights.items() if k in (own := model.state_dict()) and own[k].shape == v.shape}
-        model.load_state_dict(fitting, strict=False)
+        own = model.state_dict()
+        model.load_state_dict({k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}, strict=False)
     use_attention(model, attend_explicit)
     model.to(device)
-    ema = copy.deepcopy(model).eval().requires_grad_(False)
-    return Run(model, ema, _optimizer(model, recipe), torch.Generator().manual_seed(recipe.seed))
-
-
-def save(run: Run, path: Path) -> None:
-    """Writes the whole state beside `path`, then renames, so that a kill never leaves half a checkpoint."""
-    state = {
-        "model": run.model.state_dict(),
-        "ema": run.ema.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
-        "generator": run.generator.get_state(),
-        "torch_rng": torch.get_rng_state(),
-        "epoch": run.epoch,
-        "seconds": run.seconds,
-        "best": run.best,
-        "history": json.dumps(run.history),
-    }
-    part = path.with_suffix(".part")
-    torch.save(state, part)
-    part.replace(path)
-
-
-def resume(run: Run, path: Path) -> None:
-    """Restores `run` from `path` in place."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    run.model.load_state_dict(state["model"])
-    run.ema.load_state_dict(state["ema"])
-    run.optimizer.load_state_dict(state["optimizer"])
-    run.generator.set_state(state["generator"])
-    torch.set_rng_state(state["torch_rng"])
-    run.epoch, run.seconds, run.best = state["epoch"], state["seconds"], state["best"]
-    run.history = json.loads(state["history"])
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    rest = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.99))
+    return Run(model, copy.deepcopy(model).eval().requires_grad_(False), optimizer, torch.Generator().manual_seed(recipe.seed))
 
 
 def fit(
@@ -126,15 +89,23 @@ def fit(
     track: Track,
     say: Callable[[str], None],
 ) -> Run:
-    """Trains until `recipe.epochs`, writing `last.pt` after every epoch and one line of `log.jsonl`. `track` wraps an epoch's batches."""
+    """Trains until `recipe.epochs` or until patience ends, going on with the run in `folder` if there is one. `track` wraps an epoch's batches.
+
+    Writes into `folder`: recipe.json at the start; after every epoch last.pt (the whole state), one line of log.jsonl, and best.pt (the EMA weights)
+    where the held-out accuracy is the best so far. Raises DataError where the folder holds a run of another recipe.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.json").write_text(json.dumps({"recipe": asdict(recipe), "config": run.model.config.to_dict()}, indent=1))
+    check_same(folder, {"recipe": asdict(recipe), "config": run.model.config.to_dict()})
+    if (folder / LAST).is_file():
+        resume(run, folder / LAST)
+        say(f"going on after epoch {run.epoch} of the run in {folder}")
     device = next(run.model.parameters()).device
     images = torch.from_numpy(train.images)
     labels = torch.from_numpy(train.labels).to(device)
     mean, std = (torch.tensor(v, device=device) for v in (run.model.config.mean, run.model.config.std))
+    weight = class_weights(train).to(device) if recipe.balance else None
     batches = max(len(train) // recipe.batch, 1)
-    while run.epoch < recipe.epochs:
+    while run.epoch < recipe.epochs and not out_of_patience(run.history, recipe.patience):
         began, total = time.monotonic(), 0.0
         size = recipe.size_at(run.epoch)
         order = torch.randperm(len(train), generator=run.generator)
@@ -142,29 +113,47 @@ def fit(
         for step in track(range(batches), batches, f"epoch {run.epoch + 1}/{recipe.epochs} at {size} px"):
             rows = order[step * recipe.batch : (step + 1) * recipe.batch]
             x = augment(images[rows].to(device), size, recipe.augmentation, mean, std, run.generator)
+            target = labels[rows]
+            if recipe.augmentation.mixup or recipe.augmentation.cutmix:
+                x, target = mix(x, target, len(train.classes), recipe.augmentation, run.generator)
             for group in run.optimizer.param_groups:
                 group["lr"] = recipe.lr_at(run.epoch + step / batches)
             with torch.autocast(device.type, dtype=torch.bfloat16):
                 logits = run.model(x)
-            loss = F.cross_entropy(logits.float(), labels[rows], label_smoothing=recipe.smoothing)
+            loss = F.cross_entropy(logits.float(), target, weight, label_smoothing=recipe.smoothing)
             run.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(run.model.parameters(), recipe.clip)
             run.optimizer.step()
-            _follow(run.ema, run.model, min(recipe.ema, (run.epoch * batches + step + 1) / (run.epoch * batches + step + 10)))
+            done = run.epoch * batches + step
+            _follow(run.ema, run.model, min(recipe.ema, (done + 1) / (done + 10)))
             total += loss.item()
         run.epoch += 1
         run.seconds += time.monotonic() - began
-        logits = predict(run.ema, held_out)
-        accuracy = (logits.argmax(1) == torch.from_numpy(held_out.labels)).float().mean().item()
-        run.best = max(run.best, accuracy)
+        accuracy = float((predict(run.ema, held_out).argmax(1).numpy() == held_out.labels).mean())
         line = {"epoch": run.epoch, "size": size, "loss": round(total / batches, 4), "held_out": round(accuracy, 4), "seconds": round(run.seconds)}
         run.history.append(line)
-        save(run, folder / "last.pt")
+        if accuracy > run.best:
+            run.best = accuracy
+            write({"ema": run.ema.state_dict(), "epoch": run.epoch}, folder / BEST)
+        save(run, folder / LAST)
         with (folder / "log.jsonl").open("a") as log:
             log.write(json.dumps(line) + "\n")
-        say(f"epoch {run.epoch}: loss {line['loss']:.3f}, held-out accuracy {100 * accuracy:.1f} %, {run.seconds / 60:.0f} min")
+        say(f"epoch {run.epoch}/{recipe.epochs}: loss {line['loss']:.3f}, held-out accuracy {100 * accuracy:.1f} %, {run.seconds / 60:.1f} min")
     return run
+
+
+def out_of_patience(history: list[dict], patience: int) -> bool:
+    """Whether the last `patience` epochs brought no better held-out accuracy than some epoch before them."""
+    if not patience or len(history) <= patience:
+        return False
+    return max(h["held_out"] for h in history[-patience:]) <= max(h["held_out"] for h in history[:-patience])
+
+
+def class_weights(pictures: Pictures) -> Tensor:
+    """(K,), inverse to how often a class occurs; 1 on average over the pictures."""
+    counts = np.bincount(pictures.labels, minlength=len(pictures.classes))
+    return torch.from_numpy(len(pictures) / (len(counts) * np.maximum(counts, 1))).float()
 
 
 @torch.no_grad()
@@ -176,18 +165,20 @@ def _follow(ema: nn.Module, model: nn.Module, decay: float) -> None:
             kept.copy_(new)
 
 
-@torch.no_grad()
 def predict(model: PaCaViT, pictures: Pictures, batch: int = 128) -> Tensor:
-    """Logits (n, K) in float32 of every picture, stretched to the config's size, in evaluation mode."""
+    """Logits (n, K) in float32 of every picture."""
+    return torch.cat([predict_batch(model, pictures.images[i : i + batch]) for i in range(0, len(pictures), batch)])
+
+
+@torch.no_grad()
+def predict_batch(model: PaCaViT, images: np.ndarray) -> Tensor:
+    """uint8 (B, H, W, 3) → logits (B, K) in float32 on the CPU; stretched to the config's size, in evaluation mode."""
     model.eval()
     device = next(model.parameters()).device
     mean, std = (torch.tensor(v, device=device) for v in (model.config.mean, model.config.std))
     side = model.config.image_size
-    out = []
-    for i in range(0, len(pictures), batch):
-        x = normalise(torch.from_numpy(pictures.images[i : i + batch]).to(device), mean, std)
-        if x.shape[-1] != side:
-            x = F.interpolate(x, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            out.append(model(x).float().cpu())
-    return torch.cat(out)
+    x = normalise(torch.from_numpy(images).to(device), mean, std)
+    if x.shape[-2:] != (side, side):
+        x = F.interpolate(x, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+        return model(x).float().cpu()

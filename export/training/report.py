@@ -1,0 +1,97 @@
+"""Scores for people and machines: tables, JSON, and the confusion matrix as a picture. Computes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from rich.console import Console
+from rich.table import Table
+
+from .metrics import Scores
+
+WIDEST_TABLE = 20  # classes; beyond, the confusion matrix is listed by its largest errors
+CELL, MARGIN, FONT = 34, 12, 13
+
+
+def print_scores(console: Console, title: str, scores: Scores, extra: dict[str, Any]) -> None:
+    """Summary, scores by class and confusion matrix as tables; `extra` joins the summary."""
+    summary = Table(title=title, show_header=False)
+    for name in ("accuracy", "top5", "precision", "recall", "f1", "ece", "confidence"):
+        summary.add_row(name.replace("top5", "top-5"), f"{100 * getattr(scores, name):.2f} %")
+    summary.add_row("temperature", f"{scores.temperature:.3f}")
+    summary.add_row("pictures", str(scores.pictures))
+    for name, value in extra.items():
+        summary.add_row(name, str(value))
+    console.print(summary)
+    classes = Table("class", "precision", "recall", "F1", "pictures", title="by class")
+    for c in scores.classes:
+        classes.add_row(c.label, *(f"{100 * v:.1f}" for v in (c.precision, c.recall, c.f1)), str(c.support))
+    console.print(classes)
+    console.print(_confusion_table(scores))
+
+
+def _confusion_table(scores: Scores) -> Table:
+    names = [c.label for c in scores.classes]
+    if len(names) <= WIDEST_TABLE:
+        table = Table("", *map(str, range(len(names))), title="confusion: row = true class, column = predicted")
+        for i, row in enumerate(scores.confusion):
+            table.add_row(f"{i} {names[i]}", *(str(v) if v else "·" for v in row))
+        return table
+    table = Table("true class", "called", "pictures", title="most frequent confusions")
+    matrix = np.array(scores.confusion)
+    np.fill_diagonal(matrix, 0)
+    for at in np.argsort(-matrix, axis=None, kind="stable")[:WIDEST_TABLE]:
+        i, j = divmod(int(at), len(names))
+        if matrix[i, j]:
+            table.add_row(names[i], names[j], str(matrix[i, j]))
+    return table
+
+
+def write_report(folder: Path, values: dict[str, Any], scores: Scores) -> tuple[Path, Path]:
+    """Writes evaluation.json and confusion.png into `folder` and returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text, picture = folder / "evaluation.json", folder / "confusion.png"
+    text.write_text(json.dumps(values, indent=1, ensure_ascii=False))
+    draw_confusion(scores).save(picture, optimize=True)
+    return text, picture
+
+
+def draw_confusion(scores: Scores) -> Image.Image:
+    """The confusion matrix, each row in shares of its class: white = none, dark blue = all; counts are written in while they fit."""
+    matrix = np.array(scores.confusion)
+    names = [c.label for c in scores.classes]
+    count = len(names)
+    cell = CELL if count <= 40 else max(1200 // count, 2)
+    font = ImageFont.load_default(FONT)
+    written = cell == CELL
+    room = max(int(font.getlength(name)) for name in [*names, "called →"]) + 2 * MARGIN if written else MARGIN
+    image = Image.new("RGB", (room + count * cell + MARGIN, room + count * cell + MARGIN), "white")
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    white, blue = np.array([255, 255, 255]), np.array([11, 61, 145])
+    colours = (white + (blue - white) * shares[..., None] ** 0.5).astype(np.uint8)
+    image.paste(Image.fromarray(colours).resize((count * cell, count * cell), Image.Resampling.NEAREST), (room, room))
+    draw = ImageDraw.Draw(image)
+    if written:
+        for i, name in enumerate(names):
+            middle = room + i * cell + cell // 2
+            draw.text((room - 6, middle), name, "black", font, anchor="rm")
+            _upwards(image, name, font, (middle, room - 6))
+            for j in np.flatnonzero(matrix[i]):
+                ink = "white" if shares[i, j] > 0.3 else "black"
+                draw.text((room + int(j) * cell + cell // 2, middle), str(matrix[i, j]), ink, font, anchor="mm")
+        draw.text((room - 6, MARGIN), "called →", "grey", font, anchor="rm")
+        draw.text((room - 6, room - 6), "true ↓", "grey", font, anchor="rb")
+    draw.rectangle((room - 1, room - 1, room + count * cell, room + count * cell), outline="grey")
+    return image
+
+
+def _upwards(image: Image.Image, text: str, font: Any, foot: tuple[int, int]) -> None:
+    """Writes text from `foot` upwards."""
+    width = int(font.getlength(text)) + 1
+    label = Image.new("RGB", (width, FONT + 4), "white")
+    ImageDraw.Draw(label).text((0, (FONT + 4) // 2), text, "black", font, anchor="lm")
+    image.paste(label.rotate(90, expand=True), (foot[0] - (FONT + 4) // 2, foot[1] - width))

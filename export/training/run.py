@@ -1,0 +1,149 @@
+"""What `paca train` and `paca evaluate` do, from the data folder to the last printed line. The command line only reads arguments and calls these two.
+
+After training: the best weights, their temperature on the held-out pictures, one scoring of the test pictures, the final file, pictures for int8
+calibration, and the line that exports it all.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.console import Console
+
+from ..paca.cost import parameters
+from ..paca.model import PaCaViT
+from .checkpoint import save_final
+from .data import Pictures
+from .evaluate import Evaluation, cluster_report
+from .evaluate import evaluate as score_model
+from .loop import fit, predict, start, torch_device
+from .metrics import Scores, fit_temperature, score
+from .progress import showing
+from .recipes import Options, Plan, plan
+from .report import print_scores, write_report
+from .state import LAST, best_weights
+
+CALIBRATION = 200  # held-out pictures written out for int8 calibration
+
+
+def run(
+    recipe: str,
+    data: Path,
+    out: Path | None = None,
+    *,
+    epochs: int | None = None,
+    start_from: Path | None = None,
+    clustering: str | None = None,
+    seed: int = 1,
+    device: str = "auto",
+    console: Console | None = None,
+) -> Path:
+    """Trains (or goes on with the run in `out`), finalises, prints how to export; returns the final file, `out/model.safetensors`.
+
+    Raises DataError with one line for data, a checkpoint or a name that cannot be used.
+    """
+    console = console or Console()
+    track, say = showing(console)
+    out = out or Path("runs") / recipe
+    where = torch_device(device)
+    began = time.monotonic()
+    ready = plan(recipe, Options(data, out, epochs, start_from, clustering, seed))
+    say(_what(recipe, ready, time.monotonic() - began))
+    for line in ready.train.skipped:
+        say(f"skipped, cannot be read: {line}")
+    state = start(ready.config, ready.recipe, where, ready.weights)
+    fit(state, ready.recipe, ready.train, ready.held_out, out, track, say)
+    return finalise(recipe, ready, out, console, where)
+
+
+def finalise(recipe: str, ready: Plan, out: Path, console: Console, device: torch.device) -> Path:
+    """The best weights of the run in `out` → model.safetensors, evaluation.json, confusion.png and calibration/ beside it. May be called again."""
+    _, say = showing(console)
+    config, weights, epoch = best_weights(out)
+    model = PaCaViT(config)
+    model.load_state_dict({name: t.half().float() if t.is_floating_point() else t for name, t in weights.items()})  # as they will be stored
+    model.to(device).eval()
+    logits = predict(model, ready.held_out).numpy()
+    temperature = fit_temperature(logits, ready.held_out.labels)
+    scores = {"held_out": score(logits, ready.held_out.labels, ready.train.classes, temperature)}
+    for name, pictures in ready.tests.items():
+        scores[name] = score(predict(model, pictures).numpy(), pictures.labels, pictures.classes, temperature)
+    main = next((name for name in scores if name != "held_out"), "held_out")
+    account = _account(recipe, ready, out, epoch, scores, cluster_report(model, ready.held_out))
+    final = out / "model.safetensors"
+    save_final(model, final, ready.train.classes, temperature, account)
+    write_calibration(ready.held_out, out / "calibration")
+    write_report(out, {"training": account, main: scores[main].to_dict()}, scores[main])
+    print_scores(console, f"{main}: {final}", scores[main], _lines(account["clusters"]))
+    say(f"written: {final}, evaluation.json, confusion.png; held-out pictures for --calibration: {out / 'calibration'}")
+    say("export and serve it:")
+    name = ready.config.name if recipe != "folder" else "mine"
+    say(f"  paca export auto --checkpoint {shlex.quote(str(final))} --out models/{name}/1/model.onnx")
+    say("  PACA_MODELS=models paca serve")
+    return final
+
+
+def evaluate(
+    model: Path, data: Path, out: Path | None = None, *, as_json: bool = False, device: str = "auto", console: Console | None = None
+) -> Evaluation:
+    """Scores an .onnx or a checkpoint on a pack or a class folder; prints tables or JSON, writes evaluation.json and confusion.png into `out`."""
+    console = console or Console()
+    track, say = showing(Console(stderr=True) if as_json else console)
+    found = score_model(model, data, device, track)
+    for line in found.skipped:
+        say(f"skipped: {line}")
+    if as_json:
+        print(json.dumps(found.to_dict(), ensure_ascii=False))
+    else:
+        rate = f"{found.images_per_second:.0f} pictures/s, {found.runs_on}, batch {found.batch}"
+        extra = {"precision of weights": found.precision, "speed": rate, **_lines(found.clusters)}
+        print_scores(console, f"{found.model} on {found.data}", found.scores, extra)
+    if out:
+        say("written: " + ", ".join(str(path) for path in write_report(out, found.to_dict(), found.scores)))
+    return found
+
+
+def write_calibration(pictures: Pictures, folder: Path) -> None:
+    """The first held-out pictures as PNG files, what `paca export --precision int8 --calibration` wants."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, image in enumerate(pictures.images[:CALIBRATION]):
+        Image.fromarray(image).save(folder / f"{i:04d}.png")
+
+
+def _what(recipe: str, ready: Plan, seconds: float) -> str:
+    counts = f"{len(ready.train)} pictures to train on, {len(ready.held_out)} held out, {len(ready.train.classes)} classes (read in {seconds:.0f} s)"
+    return f"{recipe}: {counts}; {ready.config.name}, up to {ready.recipe.epochs} epochs"
+
+
+def _account(recipe: str, ready: Plan, out: Path, epoch: int, scores: dict[str, Scores], clusters: dict[str, Any]) -> dict[str, Any]:
+    """What the final file says of its training."""
+    state = torch.load(out / LAST, map_location="cpu", weights_only=True)
+    return {
+        "recipe": recipe,
+        "seed": ready.recipe.seed,
+        "epochs": state["epoch"],
+        "best_epoch": epoch,
+        "hours": round(state["seconds"] / 3600, 3),
+        "parameters": parameters(PaCaViT(ready.config)),
+        "settings": asdict(ready.recipe),
+        "pictures": {"train": len(ready.train), "held_out": len(ready.held_out)},
+        "metrics": {name: s.summary() for name, s in scores.items()},
+        "clusters": clusters,
+    }
+
+
+def _lines(clusters: dict[str, Any]) -> dict[str, str]:
+    """The clusters' measures as rows of a table."""
+    if not clusters:
+        return {}
+    lines = {"accuracy with uniform clusters": f"{100 * clusters['uniform_assignment_accuracy']:.2f} %"}
+    for s in clusters["stages"]:
+        lines[f"clusters in use, stage {s['stage']}"] = f"{s['in_use']} of {s['clusters']} (effective {s['effective']}, different rows {s['rank']})"
+    return lines
