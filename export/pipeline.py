@@ -21,7 +21,6 @@ from service.artifact import ExplainInfo, Golden, Manifest, golden_picture
 
 from .annotate import annotate, head, preprocessing, stages
 from .attention_node import OPSET
-from .checkpoints import load
 from .gradients import export_gradients
 from .paca.config import variant
 from .paca.cost import macs, parameters
@@ -118,6 +117,8 @@ def load_source(request: Request) -> Source:
             raise ExportError(error.args[0]) from None
         torch.manual_seed(0)
         return Source(PaCaViT(config), name, labels or default_labels(config.num_classes))
+    from .checkpoints import load
+
     loaded = load(request.checkpoint, None if request.variant == "auto" else request.variant, request.num_classes)
     if changes:
         loaded.model.config = dataclasses.replace(loaded.model.config, **changes)

@@ -266,8 +266,8 @@ def _print(answers: list[tuple[str, Any]], as_json: bool) -> None:
     table = Table("picture", "class", "score", "then")
     for name, answer in answers:
         if isinstance(answer, PacaError):
-            table.add_row(name, "[red]failed[/red]", "", str(answer))
+            table.add_row(Path(name).name, "[red]failed[/red]", "", str(answer))
             continue
         first, *rest = answer.predictions
-        table.add_row(name, first.label, f"{first.score:.3f}", ", ".join(f"{p.label} {p.score:.3f}" for p in rest[:3]))
+        table.add_row(Path(name).name, first.label, f"{first.score:.3f}", ", ".join(f"{p.label} {p.score:.3f}" for p in rest[:3]))
     Console().print(table)

@@ -93,12 +93,12 @@ def poison(proto: onnx.ModelProto) -> None:
     tensor.CopyFrom(onnx.numpy_helper.from_array(np.full(list(tensor.dims), np.nan, np.float32), tensor.name))
 
 
-def shrink(proto: onnx.ModelProto) -> None:
+def flip(proto: onnx.ModelProto) -> None:
     tensor = weights(proto)
-    tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * 0.5, tensor.name))
+    tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * -1, tensor.name))
 
 
-@pytest.mark.parametrize("damage", [poison, shrink])
+@pytest.mark.parametrize("damage", [poison, flip])
 def test_damaged_weights_fail_the_self_test(model: Path, damage: object) -> None:
     engine = Engine(rewritten(model, damage), CPU)
     with pytest.raises(BadArtifact, match="self-test failed"):
