@@ -34,7 +34,7 @@ def lower(model: PaCaViT, size: tuple[int, int] | None = None) -> PaCaViT:
         elif isinstance(module, ClusterAttention):
             _drop_biases(module)
         elif isinstance(module, ClusteringTeacher):
-            _lower_teacher(module)
+            _lower_teacher(module, model.config.grids(size) if size else ())
     return lowered
 
 
@@ -101,8 +101,24 @@ def _drop_biases(attention: ClusterAttention) -> None:
         linear.register_parameter("bias", None)
 
 
-def _lower_teacher(teacher: ClusteringTeacher) -> None:
+class MatrixResize(nn.Module):
+    """Bilinear resize between the known neighbours of `grids` as two matrix products: nothing about the sizes is left to run time."""
+
+    def __init__(self, grids: tuple[Grid, ...]) -> None:
+        super().__init__()
+        for size, small in itertools.pairwise(grids):
+            for to, fro in zip(size, small, strict=True):
+                self.register_buffer(f"from{fro}to{to}", F.interpolate(torch.eye(fro)[None], size=to, mode="linear", align_corners=False)[0])
+
+    def forward(self, x: Tensor, size: Grid) -> Tensor:
+        rows, columns = (getattr(self, f"from{fro}to{to}") for fro, to in zip(x.shape[-2:], size, strict=True))
+        return rows.T @ (x @ columns)
+
+
+def _lower_teacher(teacher: ClusteringTeacher, grids: tuple[Grid, ...]) -> None:
     """The pyramid's last BatchNorms go forward into the 1x1 convolutions that alone read them."""
+    if grids:
+        teacher.resize = MatrixResize(grids)
     for i in range(1, len(teacher.clusters)):
         mixer = getattr(teacher, f"fpn{i}")
         readers = [getattr(teacher, f"to_clusters{i}", None), getattr(teacher, f"lateral{i - 1}")[0] if i > 1 else None]

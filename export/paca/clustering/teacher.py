@@ -6,9 +6,13 @@ scores the clusters. Its bottom-up maps are also added to the trunk's tokens (do
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ..layout import Grid
 
 KERNEL = 7
 
@@ -50,11 +54,17 @@ def conv_mixer(dim: int) -> list[nn.Module]:
     ]
 
 
+def bilinear(x: Tensor, size: Grid) -> Tensor:
+    """(B, C, h, w) → (B, C, H, W), corners not aligned."""
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
 class ClusteringTeacher(nn.Module):
     """Stem map (B, C_1, H, W) → per stage: bottom-up map (B, C_s, H_s, W_s) and assignment (B, M_s, N_s), None where the stage does not cluster."""
 
     def __init__(self, dims: list[int], depths: list[int], clusters: list[int]) -> None:
         super().__init__()
+        self.resize: Callable[[Tensor, Grid], Tensor] = bilinear
         self.clusters = clusters
         for i, (dim, depth) in enumerate(zip(dims, depths, strict=True), 1):
             setattr(self, f"block{i}", nn.Sequential(*(nn.Sequential(*conv_mixer(dim)) for _ in range(depth))))
@@ -80,7 +90,7 @@ class ClusteringTeacher(nn.Module):
         for i in range(count - 1, 0, -1):
             size = (bottom_up[i - 1].shape[-2], bottom_up[i - 1].shape[-1])
             narrow, *rest = getattr(self, f"lateral{i}")  # a 1x1 convolution and a resize commute; before it, it costs a quarter
-            up = F.interpolate(narrow(top_down), size=size, mode="bilinear", align_corners=False)
+            up = self.resize(narrow(top_down), size)
             for layer in rest:
                 up = layer(up)
             top_down = getattr(self, f"fpn{i}")(bottom_up[i - 1] + up)
