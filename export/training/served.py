@@ -9,7 +9,7 @@ import numpy as np
 
 from service import images
 from service.artifact import Preprocessing
-from service.errors import InvalidInput
+from service.errors import PacaError
 
 from .data import IMAGENETTE, DataError, Pictures, Source, list_folder, open_pack, picture_files
 
@@ -47,9 +47,9 @@ def prepare(source: Source, preprocessing: Preprocessing) -> np.ndarray | str:
     try:
         if isinstance(source, np.ndarray):
             return images.preprocess(source, source.shape[1], source.shape[0], preprocessing)[0]
-        decoded = images.decode(source, images.Limits(), max(preprocessing.size))
+        decoded = images.decode(source, images.Limits(), images.needed_side(preprocessing))
         return images.preprocess(decoded.rgb, decoded.width, decoded.height, preprocessing)[0]
-    except InvalidInput as error:
+    except PacaError as error:
         return error.message
 
 

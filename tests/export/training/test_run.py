@@ -1,0 +1,108 @@
+"""A user's own pictures, from the folder to the line that exports the model; also with the power cut in between."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from export.training.checkpoint import load_final
+from export.training.data import DataError
+from export.training.run import run
+
+
+def train(data: Path, out: Path, start_from: Path | None, **options: object) -> Path:
+    return run("folder", data, out, start_from=start_from, device="cpu", **options)  # type: ignore[arg-type]
+
+
+def test_a_folder_becomes_a_model_and_the_line_that_exports_it(
+    class_folder: Callable[[int], Path], tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = class_folder(20), tmp_path / "run"
+    (folder / "red" / "broken.jpg").write_bytes(b"nothing")
+    final = train(folder, out, tiny_checkpoint, epochs=3)
+    text = capsys.readouterr().out
+    assert "48 pictures to train on, 12 held out, 3 classes" in text
+    assert "skipped, cannot be read: red/broken.jpg" in text
+    assert f"paca export auto --checkpoint {final} --out models/mine/1/model.onnx" in text
+    model, labels, temperature, info = load_final(final)
+    assert labels == ("blue", "green", "red")
+    assert model.config.image_size == 16
+    assert temperature > 0
+    assert (info["recipe"], info["epochs"], info["seed"]) == ("folder", 3, 1)
+    assert set(info["metrics"]) == {"held_out"}
+    assert len(list((out / "calibration").glob("*.png"))) == 12
+    assert {"split.json", "log.jsonl", "evaluation.json", "confusion.png"} <= {p.name for p in out.iterdir()}
+
+
+def test_a_finished_run_only_finalises_again(
+    class_folder: Callable[[int], Path], tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = class_folder(10), tmp_path / "run"
+    first, *known = load_final(train(folder, out, tiny_checkpoint, epochs=2))
+    again, *known_again = load_final(train(folder, out, tiny_checkpoint, epochs=2))
+    assert known == known_again
+    assert all(torch.equal(t, again.state_dict()[name]) for name, t in first.state_dict().items())
+    assert "going on after epoch 2" in capsys.readouterr().out
+
+
+def test_the_clustering_can_be_chosen(class_folder: Callable[[int], Path], tiny_checkpoint: Path, tmp_path: Path) -> None:
+    final = train(class_folder(5), tmp_path / "run", tiny_checkpoint, epochs=1, clustering="kmeans")
+    model = load_final(final)[0]
+    assert model.config.stages[0].clustering == "kmeans"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "message"),
+    [
+        ("flowers", {}, "unknown recipe 'flowers'; choose imagenette, cifar10, folder"),
+        ("folder", {"clustering": "k-means"}, "unknown clustering 'k-means'; choose conv, .*kmeans.*teacher"),
+        ("folder", {"start_from": Path("/nowhere.pth")}, "nowhere.pth"),
+        ("imagenette", {}, "imagenette_train_128.npz"),
+        ("cifar10", {}, "cifar10_train_jpeg.npz"),
+    ],
+)
+def test_wrong_wishes_are_answered_in_one_line(class_folder: Callable[[int], Path], tmp_path: Path, recipe: str, options: dict, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        run(recipe, class_folder(2), tmp_path / "run", device="cpu", **options)
+    assert "\n" not in str(caught.value)
+
+
+def epochs_logged(out: Path) -> int:
+    log = out / "log.jsonl"
+    return len(log.read_text().splitlines()) if log.is_file() else 0
+
+
+def test_a_killed_training_loses_at_most_one_epoch_and_ends_as_if_never_killed(
+    class_folder: Callable[[int], Path], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = class_folder(100)
+    code = "import sys; from pathlib import Path; from export.training.run import run; a = [Path(p) for p in sys.argv[1:]];"
+    code += "run('folder', a[0], a[1], start_from=a[2], epochs=6, device='cpu')"
+
+    def launch(out: Path) -> subprocess.Popen:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+        return subprocess.Popen([sys.executable, "-c", code, folder, out, tiny_checkpoint], env=environment, stdout=subprocess.PIPE, text=True)
+
+    whole = launch(tmp_path / "whole")
+    killed = launch(tmp_path / "killed")
+    deadline = time.monotonic() + 120
+    while epochs_logged(tmp_path / "killed") < 2 and time.monotonic() < deadline and killed.poll() is None:
+        time.sleep(0.005)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    done = epochs_logged(tmp_path / "killed")
+    assert done >= 2
+    said, _ = launch(tmp_path / "killed").communicate(timeout=120)
+    whole.communicate(timeout=120)
+    resumed_after = int(said.split("going on after epoch ")[1].split()[0])
+    assert resumed_after >= done
+    assert [json.loads(line)["epoch"] for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()][-1] == 6
+    one, two = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("whole", "killed"))
+    assert all(torch.equal(t, two["ema"][name]) for name, t in one["ema"].items())
