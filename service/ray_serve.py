@@ -1,0 +1,19 @@
+"""The unchanged app as a Ray Serve deployment, for users who already run a Ray cluster: `serve run service.ray_serve:app`. The only file that imports ray.
+
+Our own batcher stays in charge inside each replica; Ray only places, restarts and scales replicas. Settings are the same PACA_* variables.
+"""
+
+from __future__ import annotations
+
+from ray import serve
+
+from .api.app import create_app
+
+
+@serve.deployment(name="PaCa", max_ongoing_requests=32, graceful_shutdown_timeout_s=30)
+@serve.ingress(create_app())
+class PaCa:
+    """One replica: its own model, decoder threads and batcher."""
+
+
+app = PaCa.bind()
