@@ -22,6 +22,7 @@ from .metrics import Metrics
 from .middleware import Edge
 from .state import State, state
 from .tensors import InferenceRequest
+from .tracing import tracing
 
 log = logging.getLogger("paca.api")
 
@@ -32,15 +33,19 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
     metrics = Metrics()
     keys = ApiKeys(settings.api_keys) if settings.api_keys else None
     registry = registry or build_registry(settings)
-    middleware = [Middleware(Edge, metrics=metrics, is_draining=lambda: registry.draining, keys=keys)]
+    spans, annotate = tracing() if settings.otel else (None, None)
+    prefix = settings.root_path.rstrip("/")
+    middleware = [Middleware(Edge, metrics, root_path=prefix, is_draining=lambda: registry.draining, keys=keys, annotate=annotate)]
     if settings.cors_origins:
         middleware.insert(0, _cors(settings.cors_origins))
+    if spans:
+        middleware.insert(0, spans)
     app = FastAPI(
         title="PaCa",
         version=__version__,
         lifespan=_lifespan,
         middleware=middleware,
-        root_path=settings.root_path.rstrip("/"),
+        redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json" if settings.docs else None,

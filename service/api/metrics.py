@@ -74,7 +74,8 @@ class Metrics:
     def request(self, template: str, context: Context, seconds: float) -> None:
         """Counts one answered request; `template`: the route's path."""
         endpoint = endpoint_of(template)
-        self.requests.labels(endpoint, context.status if context.status in CODES else UNFORESEEN[0]).inc()
+        status = context.status or 499  # no answer at all: the connection was cut
+        self.requests.labels(endpoint, status if status in CODES else UNFORESEEN[0]).inc()
         if endpoint in ENDPOINTS:
             self.request_seconds.labels(endpoint).observe(seconds)
         if context.error is not None:

@@ -17,16 +17,28 @@ from .context import Context
 from .keys import ApiKeys
 from .logs import bounded
 from .metrics import Metrics
+from .tracing import Annotate
 
 access = logging.getLogger("paca.access")
 log = logging.getLogger("paca.api")
 
 
 class Edge:
-    """The outermost layer. is_draining: whether connections should end with the answer, so that clients go elsewhere."""
+    """The outermost layer. root_path: the prefix under which a proxy shows this server. is_draining: whether connections should end with the answer, so
+    that clients go elsewhere. annotate: writes what happened into a trace."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, is_draining: Callable[[], bool], keys: ApiKeys | None = None) -> None:
-        self.app, self.metrics, self.is_draining, self.keys = app, metrics, is_draining, keys
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        *,
+        root_path: str,
+        is_draining: Callable[[], bool],
+        keys: ApiKeys | None,
+        annotate: Annotate | None,
+    ) -> None:
+        self.app, self.metrics, self.root_path = app, metrics, root_path
+        self.is_draining, self.keys, self.annotate = is_draining, keys, annotate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -34,8 +46,11 @@ class Edge:
         headers = Headers(scope=scope)
         context = Context.of(headers)
         method = scope["method"]
-        # A copy: the server keeps its own scope, and answers HEAD with GET's headers and no body.
-        scope = {**scope, "paca": context, "method": "GET" if method == "HEAD" else method}
+        scope["paca"] = context
+        if self.root_path:
+            scope["root_path"] = self.root_path
+        if method == "HEAD":  # in a copy: the server keeps its own scope, and so sends no body
+            scope = {**scope, "method": "GET"}
         answered = False
 
         async def stamped(message: Message) -> None:
@@ -71,6 +86,8 @@ class Edge:
 
     def _record(self, scope: Scope, method: str, context: Context) -> None:
         seconds = time.monotonic() - context.started
+        if self.annotate:
+            self.annotate(context)
         template = getattr(scope.get("route"), "path", "")
         self.metrics.request(template, context, seconds)
         level = logging.DEBUG if template in ("/healthz", "/readyz", "/metrics") and context.status == 200 else logging.INFO

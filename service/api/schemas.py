@@ -196,7 +196,7 @@ def _common(result: results.Classification, request_id: str, drawn: bool = False
         "model_version": result.model_version,
         "image": ImageInfo.model_validate(result.image),
         "predictions": [
-            Prediction(label=p.label, class_id=p.class_id, score=round(float(p.score), 6), logit=round(float(p.logit), 5)) for p in result.predictions
+            Prediction(label=p.label, class_id=p.class_id, score=round(float(p.score), 8), logit=round(float(p.logit), 6)) for p in result.predictions
         ],
         "timings_ms": Timings(**{name: round(value, 3) for name, value in steps.items()}),
         "warnings": list(result.warnings),

@@ -1,0 +1,44 @@
+"""OpenTelemetry, if switched on: one server span a request, exported as the standard OTEL_* variables say. The only file that imports it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from starlette.middleware import Middleware
+
+from .. import __version__
+from ..errors import CannotStart
+from .context import Context
+
+Annotate = Callable[[Context], None]
+QUIET = ("/healthz$", "/readyz$", "/metrics$", "/v2/health/")
+
+
+def tracing() -> tuple[Middleware, Annotate]:
+    """(outermost middleware, what writes a finished request into its span); CannotStart where the extra is not installed."""
+    try:
+        from opentelemetry import trace
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from starlette.middleware.opentelemetry import OpenTelemetryMiddleware
+    except ImportError:
+        raise CannotStart("PACA_OTEL needs the extra: pip install 'paca-serve[otel]'") from None
+    name = {} if "OTEL_SERVICE_NAME" in os.environ else {"service.name": "paca"}
+    provider = TracerProvider(resource=Resource.create({**name, "service.version": __version__}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+
+    def annotate(context: Context) -> None:
+        span = trace.get_current_span()
+        if span.get_span_context().is_valid:
+            context.trace_id = trace.format_trace_id(span.get_span_context().trace_id)
+        span.set_attribute("paca.request_id", context.request_id)
+        if context.model:
+            span.set_attribute("paca.model", context.model)
+        if context.timings:
+            for step in ("decode", "queue", "inference", "explain", "render"):
+                span.set_attribute(f"paca.{step}_ms", max(getattr(timings, step) for timings in context.timings))
+
+    return Middleware(OpenTelemetryMiddleware, excluded_urls=QUIET, tracer_provider=provider), annotate

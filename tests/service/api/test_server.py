@@ -1,0 +1,148 @@
+"""Starting, stopping and reloading a real server process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+import pytest
+
+from service.api.server import listen
+from service.errors import CannotStart
+
+
+def test_the_ready_line_names_the_page_and_a_command_that_works(serving, tmp_path, jpeg):
+    (tmp_path / "photo.jpg").write_bytes(jpeg)
+    assert serving.printed[0].strip().endswith(f"{serving.url}/")
+    command = serving.printed[1].removeprefix("Try: ").strip()
+    done = subprocess.run(command.split(), cwd=tmp_path, capture_output=True, timeout=30, check=True)
+    assert b'"predictions"' in done.stdout
+
+
+def test_after_sigterm_not_ready_comes_first_and_every_accepted_request_is_answered(start, jpeg):
+    with start() as serving, httpx.Client(base_url=serving.url, timeout=30) as client:
+        with socket.create_connection(("127.0.0.1", serving.port), timeout=30) as slow:
+            slow.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(jpeg) + jpeg[:1000])
+            time.sleep(0.3)
+            serving.process.send_signal(signal.SIGTERM)
+            time.sleep(0.3)
+            assert client.get("/readyz").status_code == 503
+            assert client.post("/classify", content=jpeg).headers["connection"] == "close"
+            time.sleep(3)
+            with pytest.raises(httpx.ConnectError):
+                client.get("/healthz")
+            slow.sendall(jpeg[1000:])
+            assert slow.recv(65536).startswith(b"HTTP/1.1 200")
+        assert serving.process.wait(30) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_request_is_lost_when_a_loaded_server_stops(start, jpeg, workers):
+    answers: list[object] = []
+    stop = threading.Event()
+
+    def ask(url: str) -> None:
+        with httpx.Client(base_url=url, timeout=30) as client:
+            while not stop.is_set():
+                try:
+                    answers.append(client.post("/classify", content=jpeg).status_code)
+                except httpx.ConnectError:
+                    return
+                except httpx.HTTPError as error:
+                    answers.append(repr(error))
+
+    with start(workers=workers) as serving:
+        threads = [threading.Thread(target=ask, args=(serving.url,)) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        time.sleep(1)
+        serving.process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        assert serving.process.wait(30) == 0
+        assert time.monotonic() - began < 30
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert len(answers) > 20
+    assert set(answers) == {200}
+
+
+def test_a_killed_worker_is_replaced_and_the_others_go_on(start, jpeg):
+    with start(workers=2) as serving, httpx.Client(base_url=serving.url, timeout=30, transport=httpx.HTTPTransport(retries=2)) as client:
+        workers = children(serving.process.pid)
+        os.kill(workers[0], signal.SIGKILL)
+        until = time.monotonic() + 30
+        while len(now := children(serving.process.pid)) < 2 or now == workers:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        assert client.post("/classify", content=jpeg).status_code == 200
+        serving.process.send_signal(signal.SIGTERM)
+        assert serving.process.wait(30) == 0
+    assert not any(alive(pid) for pid in now)
+
+
+def test_metrics_of_several_workers_are_one(start, jpeg):
+    with start(workers=2) as serving:
+        for _ in range(12):
+            assert httpx.post(f"{serving.url}/classify", content=jpeg).status_code == 200
+        text = httpx.get(f"{serving.url}/metrics").text
+        assert 'paca_requests_total{code="200",endpoint="/classify"} 12.0' in text
+        serving.process.send_signal(signal.SIGTERM)
+        assert serving.process.wait(30) == 0
+
+
+def test_workers_do_not_outlive_a_supervisor_that_was_killed(start):
+    with start(workers=2) as serving:
+        workers = children(serving.process.pid)
+        serving.process.kill()
+        until = time.monotonic() + 20
+        while any(alive(pid) for pid in workers):
+            assert time.monotonic() < until
+            time.sleep(0.2)
+
+
+def test_sighup_loads_a_new_version_without_a_restart(repository, start_in, jpeg):
+    with start_in(repository) as serving, httpx.Client(base_url=serving.url, timeout=30) as client:
+        shutil.copytree(repository / "tiny" / "1", repository / "tiny" / "2")
+        serving.process.send_signal(signal.SIGHUP)
+        until = time.monotonic() + 30
+        while client.post("/classify", content=jpeg).json()["model_version"] != "2":
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        assert client.post("/classify?model=tiny:1", content=jpeg).json()["model_version"] == "1"
+
+
+def test_a_taken_port_is_said_in_one_line(free_port):
+    with listen("127.0.0.1", free_port) as taken:
+        taken.listen()
+        with pytest.raises(CannotStart, match=f"port {free_port}"):
+            listen("127.0.0.1", free_port)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_server_that_cannot_start_says_why_and_exits_with_1(tmp_path, workers):
+    environment = {**os.environ, "PACA_MODELS": str(tmp_path), "PACA_PORT": "0", "PACA_WORKERS": workers}
+    done = subprocess.run([sys.executable, "-m", "service", "serve"], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "no model could be loaded" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def children(pid: int) -> list[int]:
+    """Worker processes of a supervisor (not multiprocessing's resource tracker)."""
+    import psutil
+
+    return sorted(p.pid for p in psutil.Process(pid).children() if any("spawn_main" in part for part in p.cmdline()))
+
+
+def alive(pid: int) -> bool:
+    import psutil
+
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
