@@ -16,4 +16,4 @@ class PaCa:
     """One replica: its own model, decoder threads and batcher."""
 
 
-app = PaCa.bind()
+app = PaCa.bind()  # type: ignore[attr-defined]  # the decorator makes it a deployment

@@ -5,6 +5,8 @@ Counts every matrix product, convolution and both products of attention; not nor
 
 from __future__ import annotations
 
+import itertools
+
 from torch import nn
 
 from .clustering.learned import KERNEL
@@ -35,7 +37,7 @@ def _stem(config: PaCaConfig, size: tuple[int, int] | None) -> int:
     steps = config.patch_size.bit_length() - 1
     widths = [config.in_channels, *(config.stages[0].dim >> (steps - 1 - i) for i in range(steps))]
     total = 0
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in itertools.pairwise(widths):
         height, width = -(-height // 2), -(-width // 2)
         total += 9 * before * after * height * width
     return total
