@@ -21,6 +21,7 @@ from service.artifact import ExplainInfo, Golden, Manifest, golden_picture
 
 from .annotate import annotate, head, preprocessing, stages
 from .attention_node import OPSET
+from .checkpoints import load
 from .gradients import export_gradients
 from .paca.config import variant
 from .paca.cost import macs, parameters
@@ -47,6 +48,7 @@ class Source:
     temperature: float = 1.0
     checkpoint_sha256: str | None = None
     accuracy: dict = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class ExportReport:
     size: int
     explain: dict | None
     explain_missing: str | None = None
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict:
         m = self.manifest
@@ -76,6 +79,7 @@ class ExportReport:
             "macs": m.macs,
             **self.verification.to_dict(),
             "explain": self.explain or self.explain_missing,
+            "notes": list(self.notes),
         }
 
 
@@ -117,13 +121,11 @@ def load_source(request: Request) -> Source:
             raise ExportError(error.args[0]) from None
         torch.manual_seed(0)
         return Source(PaCaViT(config), name, labels or default_labels(config.num_classes))
-    from .checkpoints import load
-
     loaded = load(request.checkpoint, None if request.variant == "auto" else request.variant, request.num_classes)
     if changes:
         loaded.model.config = dataclasses.replace(loaded.model.config, **changes)
     labels = labels or loaded.labels or default_labels(loaded.model.config.num_classes)
-    return Source(loaded.model, name, labels, loaded.temperature, loaded.sha256, loaded.accuracy)
+    return Source(loaded.model, name, labels, loaded.temperature, loaded.sha256, loaded.accuracy, loaded.notes)
 
 
 def default_labels(classes: int) -> tuple[str, ...]:
@@ -198,7 +200,7 @@ def export_model(
         annotate(proto, manifest, head(model))
         onnx.save(proto, part)
         place([(part, out), *([(Path(scratch) / "explain.onnx", out.with_name("explain.onnx"))] if info else [])])
-    return ExportReport(out, manifest, verification, out.stat().st_size, gradients, missing)
+    return ExportReport(out, manifest, verification, out.stat().st_size, gradients, missing, source.notes)
 
 
 def _folder(out: Path) -> Path:
