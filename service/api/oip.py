@@ -99,9 +99,9 @@ async def models(request: Request) -> Models:
 
 @router.get("/models/{name}", response_model=ModelMetadata, responses=openapi.failures(Failure, 404, 503))
 @router.get("/models/{name}/versions/{version}", response_model=ModelMetadata, responses=openapi.failures(Failure, 404, 503))
-async def metadata(request: Request, name: str, version: str | None = None) -> ModelMetadata:
+async def metadata(request: Request) -> ModelMetadata:
     """A model's inputs and outputs."""
-    app = state(request.app)
+    app, (name, version) = state(request.app), _named(request)
     predictor, encoded = _find(app, name, version)
     m = predictor.manifest
     height, width = (-1, -1) if m.dynamic_size else m.preprocessing.size
@@ -120,9 +120,9 @@ async def metadata(request: Request, name: str, version: str | None = None) -> M
 
 @router.get("/models/{name}/ready", response_model=ModelReady, responses=openapi.failures(Failure, 404, 503))
 @router.get("/models/{name}/versions/{version}/ready", response_model=ModelReady, responses=openapi.failures(Failure, 404, 503))
-async def model_ready(request: Request, name: str, version: str | None = None) -> Response:
+async def model_ready(request: Request) -> Response:
     """Whether the model answers."""
-    app = state(request.app)
+    app, (name, version) = state(request.app), _named(request)
     _find(app, name, version)
     is_ready, _ = app.registry.ready
     return JSONResponse({"name": name, "ready": is_ready}, 200 if is_ready else 503)
@@ -130,9 +130,10 @@ async def model_ready(request: Request, name: str, version: str | None = None) -
 
 @router.post("/models/{name}/infer", **openapi.inference(InferenceRequest, InferenceResponse, Failure))
 @router.post("/models/{name}/versions/{version}/infer", **openapi.inference(InferenceRequest, InferenceResponse, Failure))
-async def infer(request: Request, name: str, version: str | None = None) -> Response:
+async def infer(request: Request) -> Response:
     """Tensors in, tensors out; as JSON or as raw bytes after the JSON."""
     app, edge = state(request.app), context(request.scope)
+    name, version = _named(request)
     _find(app, name, version)
     app.admission.check()
     body = await read_body(request.headers, request.receive, app.max_body)
@@ -185,6 +186,11 @@ def _classes(name: str, logits: np.ndarray, best: Any, labels: tuple[str, ...]) 
     if name != "logits" or not isinstance(best, int) or isinstance(best, bool) or best < 1:
         raise MalformedRequest("`classification` is a parameter of the output logits: how many classes, from 1")
     return [f"{row[i]:.6f}:{i}:{labels[i]}".encode() for row in logits for i in np.argsort(-row, kind="stable")[:best]]
+
+
+def _named(request: Request) -> tuple[str, str | None]:
+    """(model, version or None) of the path."""
+    return request.path_params["name"], request.path_params.get("version")
 
 
 def _find(app: State, name: str, version: str | None) -> tuple[Predictor, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from fastapi import FastAPI
@@ -108,21 +109,32 @@ def install(app: FastAPI, bodies: tuple[type[BaseModel], ...]) -> None:
             made = get_openapi(title="PaCa", version=__version__, description=DESCRIPTION, routes=app.routes, tags=TAGS)
             for path, operations in made["paths"].items():
                 for operation in operations.values():
-                    for status, answer in operation["responses"].items():
-                        if status[0] in "45" and not path.startswith("/v2") and "application/json" in answer.get("content", {}):
-                            answer["content"] = {MEDIA_TYPE: answer["content"]["application/json"]}
+                    _complete(path, operation)
             _, found = models_json_schema([(body, "validation") for body in bodies], ref_template="#/components/schemas/{model}")
             made["components"]["schemas"].update(found["$defs"])
-            made["components"]["securitySchemes"] = {
-                "bearer": {"type": "http", "scheme": "bearer", "description": "Only where the server was given API keys."},
-                "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-            }
+            made["components"]["securitySchemes"] = KEYS
+            made["security"] = [{}, *({name: []} for name in KEYS)]
             app.openapi_schema = made
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
 
 
+def _complete(path: str, operation: dict[str, Any]) -> None:
+    """Adds the path's parameters, which handlers read themselves, and gives problems their media type."""
+    for name in reversed(re.findall(r"{(\w+)}", path)):
+        parameter = {"name": name, "in": "path", "required": True, "description": IN_PATHS[name], "schema": {"type": "string"}}
+        operation["parameters"] = [parameter, *operation.get("parameters", [])]
+    for status, answer in operation["responses"].items():
+        if status[0] in "45" and not path.startswith("/v2") and "application/json" in answer.get("content", {}):
+            answer["content"] = {MEDIA_TYPE: answer["content"]["application/json"]}
+
+
+IN_PATHS = {"name": "The model.", "version": "Its version."}
+KEYS = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "Only where the server was given API keys."},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key, in a header of its own."},
+}
 TAGS = [
     {"name": "Photos", "description": "The two jobs."},
     {"name": "Models", "description": "What is loaded."},

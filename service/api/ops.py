@@ -82,9 +82,9 @@ async def models(request: Request) -> ModelList:
 
 
 @router.get("/models/{name}", tags=["Models"], response_model=ModelInfo, responses=openapi.errors(404, 503))
-async def model(request: Request, name: str) -> ModelInfo:
+async def model(request: Request) -> ModelInfo:
     """One model."""
-    registry = state(request.app).registry
+    registry, name = state(request.app).registry, request.path_params["name"]
     registry.get(name)  # says what there is
     return next(describe(status, registry.default_model) for status in registry.models() if status.name == name)
 
