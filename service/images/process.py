@@ -72,7 +72,8 @@ class DecoderProcess:
     def _running(self) -> subprocess.Popen[bytes]:
         if self._child is None or self._child.poll() is not None:
             self.close()
-            environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+            environment = {name: value for name, value in os.environ.items() if not name.startswith("PACA_")}  # no keys where hostile bytes go
+            environment["OPENBLAS_NUM_THREADS"] = "1"
             try:
                 self._child = subprocess.Popen(  # noqa: S603  our own interpreter, our own code
                     [sys.executable, "-c", _CODE, json.dumps(sys.path)],
