@@ -68,7 +68,8 @@ def load(path: Path, name: str | None = None, num_classes: int | None = None) ->
     if num_classes and num_classes != classes:
         raise CheckpointError(f"the file's head has {classes} classes, not the {num_classes} asked for")
     config, assumed = _config(weights, name, metadata)
-    model = PaCaViT(dataclasses.replace(config, num_classes=classes))
+    with torch.device("meta"):  # no weights of its own: every one comes from the file
+        model = PaCaViT(dataclasses.replace(config, num_classes=classes))
     _fill(model, weights)
     labels = metadata.get("paca.labels")
     return Loaded(
@@ -158,7 +159,7 @@ def _fill(model: PaCaViT, weights: dict[str, Tensor]) -> None:
     missing, extra = own.keys() - weights.keys(), weights.keys() - own.keys()
     other = {key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape}
     if not (missing or extra or other):
-        model.load_state_dict(weights)
+        model.load_state_dict(weights, assign=True)
         return
     found = [
         f"{len(keys)} {what} (such as {min(keys)})"

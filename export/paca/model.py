@@ -209,7 +209,7 @@ class PaCaViT(nn.Module):
         if config.teacher_depths:
             clusters = [stage.clusters for stage in config.stages]
             self.paca_teacher = ClusteringTeacher(dims, list(config.teacher_depths), clusters)
-        rates = torch.linspace(0, config.drop_path, config.blocks).tolist()
+        rates = [config.drop_path * i / max(config.blocks - 1, 1) for i in range(config.blocks)]
         for i, stage in enumerate(config.stages, 1):
             setattr(self, f"stage{i}", Stage(stage, [rates.pop(0) for _ in range(stage.depth)]))
             setattr(self, f"norm{i}", nn.LayerNorm(stage.dim, eps=EPS))
