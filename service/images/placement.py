@@ -31,8 +31,8 @@ class Placement:
 
 
 def needed_side(preprocessing: Preprocessing) -> int:
-    """The `reduce_to` of `decode` that is safe for this network: twice the side that the resize makes. Measured on photos up to 12 MP against
-    decoding in full: the network's input differs by 0.4 grey levels of 255 in the mean (worst photo 0.8), at most 20 in one value."""
+    """The `reduce_to` of `decode` that is safe for this network: twice the side that the resize makes. Measured at 32 to 224 px on 40 photos and 6 mosaics
+    up to 12 MP against decoding in full: the network's input differs by 0.5 grey levels of 255 in the mean (worst photo 1.5), at most 18 in one value."""
     return GAP * max(_whole(preprocessing))
 
 
