@@ -174,9 +174,8 @@ def inspect(
 ) -> None:
     """Show what an artifact says of itself: variant, labels, sizes, clusters, opset, attention nodes, precision, checks passed."""
     from .engine import Device, Engine
-    from .repository import embedded, find, names
 
-    path = model or find(embedded(), names(embedded())[0]).model
+    path = _model_path(model)
     engine = Engine(path, Device("cpu"))
     engine.self_test()
     manifest = json.loads(engine.manifest.to_json())
@@ -214,6 +213,87 @@ def inspect(
     table.add_row("sha256", engine.sha256)
     table.add_row("self-test", "passed")
     Console().print(table)
+
+
+def bench(
+    url: Annotated[
+        str | None, typer.Argument(help="A running server, e.g. http://127.0.0.1:8000/classify. Default: this machine, without a server.")
+    ] = None,
+    model: Model = None,
+    image: Annotated[Path | None, typer.Option(help="The photo to send. Default: a drawn 640 x 480 JPEG.")] = None,
+    connections: Annotated[int, typer.Option("--connections", "-c", min=1, max=1024, help="Requests in flight.")] = 16,
+    seconds: Annotated[float, typer.Option(min=0.5, max=600, help="How long to measure.")] = 5.0,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the engine on this machine, or load-test a running server."""
+    from . import bench as measure
+    from .engine import Device
+
+    photo = _photo(image)
+    if url:
+        done = measure.load(url, photo, connections=connections, seconds=seconds)
+        values: dict[str, Any] = {
+            "answers a second": round(done.rate, 1),
+            **{f"p{int(100 * q)} ms": round(done.percentile(q), 2) for q in (0.5, 0.95, 0.99)},
+            **{f"status {status}": count for status, count in sorted(done.statuses.items())},
+            "failed connections": done.failures,
+        }
+    else:
+        values = {f"{step}, ms": round(ms, 2) for step, ms in measure.steps(_model_path(model), Device("cpu"), photo, seconds / 3).items()}
+    if as_json:
+        print(json.dumps(values))
+        return
+    table = Table(show_header=False)
+    for key, value in values.items():
+        table.add_row(key, str(value))
+    Console().print(table)
+
+
+def tune(
+    model: Model = None,
+    image: Annotated[Path | None, typer.Option(help="The photo to measure with. Default: a drawn 640 x 480 JPEG.")] = None,
+    goal: Annotated[str, typer.Option("--for", help="throughput or latency.")] = "throughput",
+    seconds: Annotated[float, typer.Option(min=0.2, max=60, help="Per setting.")] = 3.0,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Env file to write, for `docker compose --env-file` or `set -a; . FILE`.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the instances x threads x batch that suit this machine, by measuring them."""
+    from . import bench as measure
+
+    if goal not in ("throughput", "latency"):
+        raise PacaError("--for must be throughput or latency")
+    found = []
+    settings = measure.candidates()
+    err = Console(stderr=True)
+    with err.status("measuring") as status:
+        for result in measure.tune(_model_path(model), _photo(image), seconds, settings):
+            found.append(result)
+            status.update(f"measuring {len(found)} of {len(settings)}")
+    chosen = measure.best(found, goal)
+    if out:
+        out.write_text(measure.environment(chosen.setting))
+    if as_json:
+        rows = [{**vars(m.setting), "rate": m.rate, "p50_ms": m.p50} for m in found]
+        print(json.dumps({"best": vars(chosen.setting), "for": goal, "measured": rows}))
+        return
+    table = Table("instances", "threads", "batch", "pictures/s", "p50 ms", "")
+    for m in found:
+        mark = f"best for {goal}" if m is chosen else ""
+        table.add_row(str(m.setting.instances), str(m.setting.threads), str(m.setting.max_batch), f"{m.rate:.1f}", f"{m.p50:.1f}", mark)
+    Console().print(table)
+    print(measure.environment(chosen.setting), end="")
+
+
+def _photo(path: Path | None) -> bytes:
+    from .bench import sample
+
+    return path.read_bytes() if path else sample()
+
+
+def _model_path(model: Path | None) -> Path:
+    from .repository import embedded, find, names
+
+    return model or find(embedded(), names(embedded())[0]).model
 
 
 def _pictures(inputs: Iterable[str]) -> list[tuple[str, bytes]]:
