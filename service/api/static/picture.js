@@ -46,10 +46,9 @@ export class Picture {
   }
 
   /** Takes the arrays of one explanation; its window says where on the photo they lie. */
-  setExplanation({ heatmap, segmentation, clusters, window }, image) {
+  setExplanation({ heatmap, segmentation, clusters, window: [x0, y0, x1, y1] }, image) {
     this.clear();
     const scale = this.canvas.width / image.width;
-    const [x0, y0, x1, y1] = window;
     this.frame = [x0, y0, x1 - x0, y1 - y0].map((value) => Math.round(value * scale));
     const size = this.layerSize();
     if (segmentation) this.segmentation = decodeSegmentation(segmentation);
@@ -63,8 +62,9 @@ export class Picture {
   }
 
   layerSize() {
-    const shrink = LAYER / Math.max(...this.frame);
-    return this.frame.slice(2).map((side) => Math.max(1, Math.round(side * shrink)));
+    const sides = this.frame.slice(2);
+    const shrink = LAYER / Math.max(...sides);
+    return sides.map((side) => Math.max(1, Math.round(side * shrink)));
   }
 
   setOpacity(value) {

@@ -18,7 +18,6 @@ function refill(container, ...children) {
 
 const percent = (value, digits = 1) => `${(100 * value).toFixed(digits)} %`;
 const number = (value) => (Math.abs(value) < 0.005 && value !== 0 ? value.toExponential(0) : value.toFixed(2)).replace("-", "−");
-
 const signed = (value) => (value < 0 ? number(value) : `+${number(value)}`);
 
 /** A thin bar, `part` of 1 long; the text beside it says the same. */
@@ -140,7 +139,7 @@ export function showClusters({ clusters, method, target }, { onLight, onPick }) 
         element("span", { className: "name", textContent: `Cluster ${cluster}` }),
         element("span", { className: "value", textContent: method.class_specific ? signed(item.share) : percent(area, 0) }),
         bar(Math.abs(size(item)) / most),
-        element("span", { className: "small", textContent: covers }),
+        element("span", { className: "small", textContent: method.class_specific ? covers : "of the picture" }),
       );
       button.dataset.cluster = cluster;
       button.dataset.says = method.class_specific ? `${signed(item.share)} logit` : covers;
@@ -156,7 +155,8 @@ export function markCluster(cluster, patch) {
   $("tag").hidden = cluster === null;
   if (cluster === null) return;
   const share = listed?.dataset.says;
-  $("tag").textContent = share ? `Cluster ${cluster} · ${share}` : `Cluster ${cluster}`;
+  const listing = $("clusters").children.length;
+  $("tag").textContent = `Cluster ${cluster} · ${share ?? `not among the ${listing} strongest`}`;
   if (patch) say(`Row ${patch.row + 1}, column ${patch.column + 1}: ${$("tag").textContent}`);
 }
 

@@ -1,0 +1,63 @@
+"""A real Chromium on the demo page of a real server, and what no page may do."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium under Playwright. Without one the tests are skipped, or fail where CI must have everything."""
+    binary = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if binary is None:
+        reason = "no Chromium on this machine; apt-get install chromium"
+        pytest.fail(reason) if os.environ.get("PACA_CI") else pytest.skip(reason)
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=binary)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def demo(browser: Browser, tiny_repository: Path) -> Iterator[str]:
+    """The demo page's address, served by `paca serve` with the tiny model."""
+    environment = {**os.environ, "PACA_MODELS": str(tiny_repository), "PACA_PORT": "0", "PACA_LOG_LEVEL": "warning", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "serve"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        assert process.stdout is not None
+        found = next(filter(None, (re.search(r"http://127\.0\.0\.1:\d+", line) for line in process.stdout)), None)
+        assert found, f"the server did not start: exit code {process.wait()}"
+        yield f"{found[0]}/"
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+
+
+@pytest.fixture
+def page(browser: Browser, demo: str) -> Iterator[Page]:
+    """The demo page, freshly opened. At its end: no script error, nothing asked of another host, nothing the content security policy had to stop."""
+    context = browser.new_context(viewport={"width": 1280, "height": 860}, permissions=["clipboard-read", "clipboard-write"], reduced_motion="reduce")
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda message: wrong.append(message.text) if "Content Security Policy" in message.text else None)
+    page.on("request", lambda request: None if request.url.startswith((demo, "blob:", "data:")) else wrong.append(f"asked {request.url}"))
+    page.goto(demo)
+    page.wait_for_load_state("networkidle")
+    yield page
+    context.close()
+    assert not wrong

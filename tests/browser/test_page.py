@@ -1,0 +1,199 @@
+"""The demo page in a real browser against the real server: what a visitor does, and what they see, hear and can reach."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, Route, expect
+
+DESKTOP, PHONE = (1280, 860), (390, 844)
+DELIVER = """([kind, bytes, type]) => {
+  const data = new DataTransfer();
+  data.items.add(new File([Uint8Array.from(bytes)], "photo.jpg", { type }));
+  const event = kind === "paste"
+    ? new ClipboardEvent("paste", { clipboardData: data, bubbles: true })
+    : new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true });
+  document.body.dispatchEvent(event);
+}"""
+PIXELS = "canvas => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data].reduce((sum, value) => sum + value, 0)"
+
+
+def explained(page: Page) -> None:
+    """Waits until the page shows an answer and works on none."""
+    expect(page.locator("#result")).to_be_visible()
+    expect(page.locator("#main")).to_have_attribute("aria-busy", "false")
+
+
+def choose(page: Page, data: bytes, name: str = "photo.jpg") -> None:
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name=re.compile("Choose a photo|New photo")).locator("visible=true").click()
+    chooser.value.set_files({"name": name, "mimeType": "image/jpeg", "buffer": data})
+
+
+def painted(page: Page) -> int:
+    return int(page.locator("#overlay").evaluate(PIXELS))
+
+
+def test_a_chosen_photo_is_named_and_explained(page: Page, jpeg: bytes) -> None:
+    choose(page, jpeg)
+    explained(page)
+    first = page.locator("#predictions button").first
+    expect(first).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#answer")).to_have_text(first.locator(".name").inner_text())
+    expect(page.locator("#answer")).to_be_focused()
+    expect(first.locator(".value")).to_have_text(re.compile(r"^\d+\.\d %$"))
+    assert painted(page) > 0
+    expect(page.locator("#clusters img").first).to_be_visible()
+    expect(page.locator("#timings")).to_contain_text(re.compile(r"inference\s*\d"))
+
+
+@pytest.mark.parametrize("way", ["paste", "drop"])
+def test_a_photo_can_come_by_paste_or_drop(page: Page, jpeg: bytes, way: str) -> None:
+    page.evaluate(DELIVER, [way, list(jpeg), "image/jpeg"])
+    explained(page)
+
+
+def test_the_sample_needs_no_photo_and_its_curl_line_runs_as_it_stands(page: Page, demo: str, tmp_path) -> None:
+    page.get_by_role("button", name="Try the sample").click()
+    explained(page)
+    page.get_by_role("button", name="Copy as curl").click()
+    expect(page.locator("#copy")).to_have_text("Copied")
+    line = page.evaluate("navigator.clipboard.readText()")
+    assert line == page.locator("#curl").inner_text()
+    (tmp_path / "sample.webp").write_bytes(page.request.get(f"{demo}sample.webp").body())
+    told = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, check=True)
+    assert json.loads(told.stdout)["predictions"][0]["label"] == page.locator("#answer").inner_text()
+
+
+def test_another_class_and_a_contrast_are_asked_for_and_shown(page: Page, jpeg: bytes) -> None:
+    choose(page, jpeg)
+    explained(page)
+    second = page.locator("#predictions button").nth(1)
+    with page.expect_request(re.compile("explain.*target=")):
+        second.click()
+    explained(page)
+    expect(second).to_have_attribute("aria-pressed", "true")
+    expect(second).to_be_focused()
+    expect(page.locator("#target option:checked")).to_have_text(second.locator(".name").inner_text())
+    page.get_by_label("CAM").check(force=True)
+    explained(page)
+    expect(page.locator("#completeness")).to_contain_text("Adds up")
+    page.get_by_label("Rather than").select_option("runner_up")
+    explained(page)
+    expect(page.locator("#completeness")).to_contain_text(" over ")
+    page.get_by_label("Grouping").check(force=True)
+    explained(page)
+    expect(page.locator("#clusters-note")).to_contain_text("whatever the class")
+
+
+def test_the_slider_fades_the_overlay_without_asking_the_server(page: Page, jpeg: bytes) -> None:
+    choose(page, jpeg)
+    explained(page)
+    page.on("request", lambda request: pytest.fail(f"asked {request.url}"))
+    slider = page.get_by_role("slider", name="Overlay")
+    strong = painted(page)
+    slider.fill("20")
+    weak = painted(page)
+    slider.fill("0")
+    assert strong > weak > painted(page) == 0
+    expect(page.locator("#opacity-value")).to_have_text("0 %")
+
+
+def test_pointing_at_a_patch_or_a_card_lights_the_cluster(page: Page, jpeg: bytes) -> None:
+    choose(page, jpeg)
+    explained(page)
+    before = painted(page)
+    page.locator("#picture").hover()
+    expect(page.locator("#tag")).to_have_text(re.compile(r"^Cluster \d+"))
+    assert painted(page) != before
+    page.locator("#answer").hover()
+    expect(page.locator("#tag")).to_be_hidden()
+    assert painted(page) == before
+    card = page.locator("#clusters button").first
+    card.hover()
+    expect(page.locator("#tag")).to_contain_text(card.locator(".name").inner_text())
+
+
+def test_a_refusal_is_told_in_the_servers_words_and_the_last_answer_stays(page: Page, jpeg: bytes) -> None:
+    choose(page, b"no picture at all", "notes.jpg")
+    expect(page.get_by_role("alert")).to_contain_text("Not an accepted image format")
+    choose(page, jpeg)
+    explained(page)
+    expect(page.get_by_role("alert")).to_be_hidden()
+    named = page.locator("#answer").inner_text()
+    choose(page, jpeg[: len(jpeg) // 2], "half.jpg")
+    expect(page.get_by_role("alert")).to_contain_text("Image cannot be decoded")
+    expect(page.locator("#answer")).to_have_text(named)
+
+
+def test_a_server_that_is_gone_is_said_and_can_be_tried_again(page: Page, jpeg: bytes) -> None:
+    page.route("**/explain*", lambda route: route.abort())
+    choose(page, jpeg)
+    expect(page.get_by_role("alert")).to_contain_text("cannot be reached")
+    page.unroute("**/explain*")
+    page.get_by_role("button", name="Try again").click()
+    explained(page)
+
+
+def test_the_whole_page_works_from_the_keyboard(page: Page) -> None:
+    press = page.keyboard.press
+
+    def tab_to(selector: str, key: str = "Tab", steps: int = 40) -> None:
+        for _ in range(steps):
+            if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+                return
+            press(key)
+        pytest.fail(f"{selector} cannot be reached with {key}")
+
+    tab_to("#sample")
+    press("Enter")
+    explained(page)
+    tab_to("#picture", "Shift+Tab")
+    press("ArrowRight")
+    expect(page.locator("#status")).to_have_text(re.compile(r"^Row \d+, column \d+: Cluster \d+"))
+    press("Escape")
+    expect(page.locator("#tag")).to_be_hidden()
+    tab_to("#opacity")
+    press("End")
+    expect(page.locator("#opacity-value")).to_have_text("100 %")
+    tab_to("#predictions [aria-pressed=false]")
+    press("Enter")
+    explained(page)
+    expect(page.locator("#predictions button").nth(1)).to_be_focused()
+    tab_to("#methods input")
+    press("ArrowRight")
+    explained(page)
+    assert page.evaluate("document.activeElement.name") == "method"
+    tab_to("#clusters button")
+    expect(page.locator("#tag")).to_contain_text("Cluster")
+
+
+def test_it_works_behind_a_proxy_under_a_prefix(page: Page, demo: str, jpeg: bytes) -> None:
+    def forward(route: Route) -> None:
+        answer = route.fetch(url=route.request.url.replace("/behind/a/proxy/", "/"))
+        route.fulfill(response=answer)
+
+    page.route("**/behind/a/proxy/**", forward)
+    page.goto(f"{demo}behind/a/proxy/")
+    choose(page, jpeg)
+    explained(page)
+    assert "/behind/a/proxy/explain" in page.locator("#curl").inner_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_no_serious_accessibility_finding_and_nothing_wider_than_the_screen(page: Page, scheme: str, size: tuple[int, int], tmp_path) -> None:
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    page.emulate_media(color_scheme=scheme)
+    for view in ("welcome", "result"):
+        if view == "result":
+            page.get_by_role("button", name="Try the sample").click()
+            explained(page)
+        page.screenshot(path=tmp_path / f"{view}-{scheme}-{size[0]}.png", full_page=True)
+        found = [f"{v['id']}: {v['help']}" for v in Axe().run(page).response["violations"] if v["impact"] in ("serious", "critical")]
+        assert not found
+        assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
