@@ -48,7 +48,7 @@ def _ramp(*stops: str) -> np.ndarray:
 SEQUENTIAL = {name: _unpack(text) for name, text in _STORED.items()}
 
 # (256, 3) uint8: row 0 = strongest against, the middle = nothing, row 255 = strongest for. Blue and orange stay apart in every colour blindness.
-DIVERGING = _ramp("08306b", "2171b5", "6baed6", "f7f7f7", "fdae6b", "d94801", "7f2704")
+DIVERGING = _ramp("08519c", "3d8fd1", "9ecbe8", "f7f7f7", "fdc38d", "f5872b", "c24700")
 
 # Okabe & Ito 2008, without black: eight clusters that stay apart in every colour blindness. (8, 3) uint8.
 CLUSTERS = np.array([list(bytes.fromhex(c)) for c in ("e69f00", "56b4e9", "009e73", "f0e442", "0072b2", "d55e00", "cc79a7", "999999")], np.uint8)

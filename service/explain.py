@@ -174,8 +174,8 @@ def shares(cam: np.ndarray, assignment: np.ndarray) -> np.ndarray:
 @dataclass(frozen=True)
 class ClusterView:
     """One cluster for showing. share, effect: in logits, None if not asked for; area: part of the picture where it is the strongest; centroid:
-    (x, y) of its mass and bbox: where it is at least half its maximum (largest part), as fractions of the map. values: (H, W) float32, its
-    assignment over its maximum."""
+    (x, y) of its mass and bbox: where it is at least half its maximum (largest part), as fractions of the map. values: (H, W) float32,
+    0..1: how far each patch belongs to it, P(cluster | patch)."""
 
     cluster: int
     share: float | None
@@ -189,8 +189,9 @@ class ClusterView:
 def strongest(assignment: np.ndarray, count: int, cam: np.ndarray | None = None, effects: np.ndarray | None = None) -> tuple[ClusterView, ...]:
     """The `count` clusters that matter most. With `cam`: by share of the evidence, largest first. Without: by how much of the picture they
     take (the sum of P(cluster | patch)), which has nothing to do with any class. effects: (M,), of `explain.onnx`."""
+    belongs = membership(assignment)
     share = None if cam is None else shares(cam, assignment)
-    weight = membership(assignment).sum((1, 2)) if share is None else share
+    weight = belongs.sum((1, 2)) if share is None else share
     area = areas(assignment)
     return tuple(
         ClusterView(
@@ -198,9 +199,9 @@ def strongest(assignment: np.ndarray, count: int, cam: np.ndarray | None = None,
             share=None if share is None else float(share[m]),
             effect=None if effects is None else float(effects[m]),
             area=float(area[m]),
-            centroid=_centroid(assignment[m]),
-            bbox=bounds(largest_component(assignment[m] >= 0.5 * assignment[m].max())),
-            values=_to_unit(assignment[m]),
+            centroid=_centroid(belongs[m]),
+            bbox=bounds(largest_component(belongs[m] >= 0.5 * belongs[m].max())),
+            values=belongs[m].astype(np.float32),
         )
         for m in np.argsort(-weight, kind="stable")[:count]
     )

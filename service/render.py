@@ -2,7 +2,7 @@
 
 A `Canvas` is prepared once for a request (the photo resized once) and draws everything for it. Maps are drawn where they lie on the original
 (`geometry`), so a mark at a pixel of the photo is found at that pixel of the overlay, whatever was cropped or stretched on the way to the network.
-Overlays are plain alpha compositing with an alpha proportional to relevance: places without relevance stay the photo, as bright as it was.
+Overlays are plain alpha compositing with an alpha in proportion to relevance: places without relevance stay the photo, as bright as it was.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from .colours import CLUSTERS, DIVERGING, SEQUENTIAL
 from .geometry import Window, product, taps
 from .results import Picture
 
 # What is passed to Pillow per format: speed first, since the differences in size are small (docs/how-it-explains.md has the figures).
-ENCODINGS: dict[str, dict[str, int]] = {"webp": {"quality": 80, "method": 0}, "png": {"compress_level": 1}, "jpeg": {"quality": 85}}
+ENCODINGS: dict[str, dict[str, int]] = {"webp": {"quality": 75, "method": 0}, "png": {"compress_level": 1}, "jpeg": {"quality": 85}}
+GAIN = 1.5  # the alpha of an overlay is relevance x this, at most `alpha`: two thirds of the strongest are already as opaque as allowed
 UNSEEN = (128, 128, 128)  # of a bare heatmap, where the network did not look
 OUTLINE = (255, 255, 255)
 
@@ -52,7 +53,8 @@ class Canvas:
         across, down = size[0] / photo.width, size[1] / photo.height
         self.window = (window[0] * across, window[1] * down, window[2] * across, window[3] * down)
         self.size = size
-        self._photo = photo if photo.size == size else photo.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+        kernel = Image.Resampling.HAMMING if size[0] < photo.width else Image.Resampling.BICUBIC
+        self._photo = photo if photo.size == size else photo.resize(size, kernel, reducing_gap=1.0)
         self._taps: dict[tuple[int, int, bool], tuple[np.ndarray, np.ndarray]] = {}
 
     def smaller(self, longest: int) -> Canvas:
@@ -72,8 +74,8 @@ class Canvas:
         """The photo with a map (h, w) laid over it. signed: blue against, orange for, around 0; else the colour map from 0 up.
         limit: the number shown at full strength, by default the largest magnitude; give it to compare pictures."""
         levels, table = self._levels(values, signed, limit)
-        strength = np.abs(np.arange(256) - 127.5) / 127.5 if signed else np.arange(256) / 255
-        alpha = levels.point((255 * self.alpha * strength).round().astype(np.uint8).tolist())
+        strength = np.abs(np.arange(256) - 128) / 127 if signed else np.arange(256) / 255
+        alpha = levels.point((255 * self.alpha * np.minimum(1, GAIN * strength)).round().astype(np.uint8).tolist())
         return encode(Image.composite(_coloured(levels, table), self._photo, alpha), self.fmt)
 
     def heatmap(self, values: np.ndarray, *, signed: bool = False, limit: float | None = None) -> Picture:
@@ -134,10 +136,11 @@ def _coloured(levels: Image.Image, table: np.ndarray) -> Image.Image:
 
 
 def _outline(labels: np.ndarray) -> Image.Image:
-    """White lines between different labels, about 1/200 of the longer side wide."""
-    edges = np.zeros(labels.shape, np.uint8)
+    """White lines between different labels, about 1/250 of the longer side wide."""
+    edges = np.zeros(labels.shape, bool)
     edges[:, :-1] |= labels[:, :-1] != labels[:, 1:]
     edges[:-1] |= labels[:-1] != labels[1:]
-    lines = Image.fromarray(edges * 255)
-    width = round(max(labels.shape) / 200) | 1
-    return lines.filter(ImageFilter.MaxFilter(width)) if width > 1 else lines
+    for _ in range(round(max(labels.shape) / 250) - 1):  # each step widens the lines by a pixel
+        edges[:, 1:] |= edges[:, :-1].copy()
+        edges[1:] |= edges[:-1].copy()
+    return Image.fromarray(edges)
