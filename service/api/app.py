@@ -33,13 +33,15 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
     metrics = Metrics()
     keys = ApiKeys(settings.api_keys) if settings.api_keys else None
     registry = registry or build_registry(settings)
-    spans, annotate = tracing() if settings.otel else (None, None)
+    spans = tracing() if settings.otel else None
     prefix = settings.root_path.rstrip("/")
-    middleware = [Middleware(Edge, metrics, root_path=prefix, is_draining=lambda: registry.draining, keys=keys, annotate=annotate)]
+    middleware = [
+        Middleware(Edge, metrics, root_path=prefix, is_draining=lambda: registry.draining, keys=keys, annotate=spans.annotate if spans else None)
+    ]
     if settings.cors_origins:
         middleware.insert(0, _cors(settings.cors_origins))
     if spans:
-        middleware.insert(0, spans)
+        middleware.insert(0, spans.middleware)
     app = FastAPI(
         title="PaCa",
         version=__version__,
@@ -50,7 +52,7 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
         redoc_url=None,
         openapi_url="/openapi.json" if settings.docs else None,
     )
-    app.state.paca = State(settings, registry, metrics, Admission(settings.queue_size))
+    app.state.paca = State(settings, registry, metrics, Admission(settings.queue_size), spans)
     problems.install(app)
     openapi.install(app, (InferenceRequest,))
     for part in (routes, oip, ops):
@@ -99,3 +101,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             with suppress(asyncio.CancelledError):
                 await task
         await shared.registry.close()
+        if shared.tracing:
+            await asyncio.to_thread(shared.tracing.close)

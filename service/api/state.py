@@ -10,6 +10,7 @@ from ..registry import Registry
 from ..settings import Settings
 from .admission import Admission
 from .metrics import Metrics
+from .tracing import Tracing
 
 
 @dataclass
@@ -20,6 +21,7 @@ class State:
     registry: Registry
     metrics: Metrics
     admission: Admission
+    tracing: Tracing | None
     failure: Exception | None = None
 
     @property

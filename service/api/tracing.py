@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from starlette.middleware import Middleware
 
@@ -15,8 +16,17 @@ Annotate = Callable[[Context], None]
 QUIET = ("/healthz$", "/readyz$", "/metrics$", "/v2/health/")
 
 
-def tracing() -> tuple[Middleware, Annotate]:
-    """(outermost middleware, what writes a finished request into its span); CannotStart where the extra is not installed."""
+@dataclass(frozen=True)
+class Tracing:
+    """middleware: the outermost. annotate: writes a finished request into its span. close: sends what is left; blocking."""
+
+    middleware: Middleware
+    annotate: Annotate
+    close: Callable[[], None]
+
+
+def tracing() -> Tracing:
+    """Spans to the collector that the environment names; CannotStart where the extra is not installed."""
     try:
         from opentelemetry import trace
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -41,4 +51,4 @@ def tracing() -> tuple[Middleware, Annotate]:
             for step in ("decode", "queue", "inference", "explain", "render"):
                 span.set_attribute(f"paca.{step}_ms", max(getattr(timings, step) for timings in context.timings))
 
-    return Middleware(OpenTelemetryMiddleware, excluded_urls=QUIET, tracer_provider=provider), annotate
+    return Tracing(Middleware(OpenTelemetryMiddleware, excluded_urls=QUIET, tracer_provider=provider), annotate, provider.shutdown)
