@@ -158,7 +158,7 @@ def explain(
         if isinstance(answer, PacaError):
             continue
         stem = Path(name).stem if name != "-" else "stdin"
-        (out / f"{stem}.html").write_text(render_report(answer), encoding="utf-8")
+        (out / f"{stem}.html").write_text(render_report(answer, colormap=colormap), encoding="utf-8")
         for explanation in answer.explanations:
             for kind, picture in explanation.images.items():
                 label = explanation.target.class_id if explanation.target else "all"
