@@ -1,4 +1,4 @@
-"""Rewrites every number that the docs quote from benchmarks/results/*.json, and the README's picture from the embedded model: `make figures`.
+"""Rewrites every number that the docs quote from benchmarks/results/*.json, the settings table, and the README's picture: `make figures`.
 
 A document holds `<!-- figure:NAME column,column -->` ... `<!-- /figure -->`; what stands between is replaced by a Markdown table of that result's rows,
 with the command, machine and date under it. Nothing is measured here but the picture; `make bench` makes the results.
@@ -18,6 +18,7 @@ from PIL import Image
 
 from service.options import ExplainOptions
 from service.predictor import Predictor
+from service.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -43,6 +44,16 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
     return "" if value is None else str(value)
+
+
+def settings() -> str:
+    """Every PACA_* variable as a Markdown table, from the one class that reads them."""
+    lines = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = "the embedded repository" if name == "models" else field.get_default(call_default_factory=True)
+        shown = "" if default is None or default == [] else f"`{default}`" if default != "the embedded repository" else default
+        lines.append(f"| `PACA_{name.upper()}` | {shown} | {field.description} |")
+    return "\n".join(lines) + "\n"
 
 
 def documents() -> list[Path]:
@@ -90,6 +101,7 @@ def main() -> None:
     for path in documents():
         before = path.read_text(encoding="utf-8")
         after = MARKER.sub(lambda m: m[1] + render(m[2], m[3]) + m[4], before)
+        after = re.sub(r"(<!-- settings -->\n).*?(<!-- /settings -->)", lambda m: m[1] + settings() + m[2], after, flags=re.S)
         if after != before:
             path.write_text(after, encoding="utf-8")
             print(f"rewrote {path.relative_to(ROOT)}", file=sys.stderr)
