@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from fastapi import APIRouter, Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 
 from ..errors import PacaError, Unavailable
 from ..predictor import Predictor
+from ..report import render_report
 from ..results import Classification, Explained
 from . import openapi, schemas
 from .admission import finish
@@ -26,6 +27,7 @@ from .uploads import Upload, read_body, unpack
 router = APIRouter()
 JSON = "application/json"
 HTML = "text/html"
+REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 FORMATS = {"image/webp": "webp", "image/png": "png", "image/jpeg": "jpeg"}
 Result = TypeVar("Result", bound=Classification)
 
@@ -61,6 +63,8 @@ async def explain(request: Request) -> Response:
     answers = await _work(request, upload, predictor, lambda data, deadline: predictor.explain(data, options, deadline))
     if media in FORMATS:
         return _picture(_single(answers))
+    if media == HTML:
+        return HTMLResponse(render_report(_single(answers)), headers={"Content-Security-Policy": REPORT_POLICY})
     return _json(edge, upload, answers, lambda result, name: schemas.explained(result, name, options.arrays))
 
 

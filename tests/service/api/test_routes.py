@@ -129,6 +129,14 @@ def test_a_caller_that_prefers_a_picture_gets_the_first_one(client, jpeg, accept
     assert answer.headers["content-type"] == f"image/{kind.lower()}"
 
 
+def test_a_browser_gets_a_page_that_needs_nothing_else(client, jpeg):
+    answer = client.post("/explain", content=jpeg, headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+    assert answer.headers["content-type"].startswith("text/html")
+    assert answer.text.lstrip().lower().startswith("<!doctype html>")
+    assert "data:image/webp;base64," in answer.text
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
 def test_the_picture_asked_for_is_the_first(client, jpeg):
     overlay = client.post("/explain?format=png&size=64", content=jpeg, headers={"Accept": "image/*"})
     mask = client.post("/explain?format=png&size=64&render=mask", content=jpeg, headers={"Accept": "image/*"})
