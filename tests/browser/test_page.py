@@ -172,6 +172,15 @@ def test_the_whole_page_works_from_the_keyboard(page: Page) -> None:
     expect(page.locator("#tag")).to_contain_text("Cluster")
 
 
+def test_the_report_is_a_page_of_its_own(page: Page, jpeg: bytes) -> None:
+    choose(page, jpeg)
+    explained(page)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download report").click()
+    assert download.value.suggested_filename == "photo-report.html"
+    assert "<html" in download.value.path().read_text("utf-8").lower()
+
+
 def test_it_works_behind_a_proxy_under_a_prefix(page: Page, demo: str, jpeg: bytes) -> None:
     def forward(route: Route) -> None:
         answer = route.fetch(url=route.request.url.replace("/behind/a/proxy/", "/"))
