@@ -13,11 +13,11 @@ import numpy as np
 from service.engine import Device, Engine
 
 from ..annotate import preprocessing as preprocessing_of
+from ..checkpoints import CheckpointError, load
 from ..paca.model import PaCaViT
 from . import served
-from .checkpoint import load_final
 from .cluster_use import clusters_in_use, uniform_assignment_accuracy
-from .data import Pictures
+from .data import DataError, Pictures
 from .loop import predict_batch, torch_device
 from .metrics import Scores, score
 from .progress import Track, plainly
@@ -65,12 +65,17 @@ def evaluate_onnx(model: Path, data: Path, device: str = "auto", track: Track = 
 
 def evaluate_checkpoint(model: Path, data: Path, device: str = "auto", track: Track = plainly) -> Evaluation:
     """A checkpoint in torch, with the measures of its clusters."""
-    network, labels, temperature, _ = load_final(model)
+    try:
+        loaded = load(model)
+    except CheckpointError as error:
+        raise DataError(str(error)) from None
+    if loaded.labels is None:
+        raise DataError(f"{model.name} does not name its classes; export it with --labels and evaluate the .onnx")
     where = torch_device(device)
-    network.to(where)
-    pictures = served.read(data, labels, preprocessing_of(network.config))
+    network = loaded.model.to(where)
+    pictures = served.read(data, loaded.labels, preprocessing_of(network.config))
     logits, rate = _timed(lambda batch: predict_batch(network, batch).numpy(), pictures, track)
-    scores = score(logits, pictures.labels, labels, temperature)
+    scores = score(logits, pictures.labels, loaded.labels, loaded.temperature)
     return Evaluation(model.name, data.name, f"torch {where.type}", "fp32", BATCH, rate, scores, pictures.skipped, cluster_report(network, pictures))
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..checkpoints import CheckpointError, load
 from ..paca.clustering import CLUSTERINGS
 from ..paca.config import PaCaConfig, variant
 from .augment import Augmentation
-from .checkpoint import load_final
 from .data import DataError, Pictures, read_cifar10, read_imagenette
 from .loop import Recipe
 from .split import split_folder, tail
@@ -59,7 +59,7 @@ def cifar10(options: Options) -> Plan:
     train, tests = read_cifar10(options.data, side)
     kept, held_out = tail(train, 0.05)
     augmentation = Augmentation(scale=(0.5, 1.0), jitter=0.2, erase_side=(0.2, 0.5))
-    recipe = Recipe(epochs=options.epochs or 30, batch=128, seed=options.seed, sizes=((1.0, side),), augmentation=augmentation)
+    recipe = Recipe(epochs=options.epochs or 24, batch=128, seed=options.seed, sizes=((0.5, side * 3 // 4), (1.0, side)), augmentation=augmentation)
     return _plan(base, recipe, kept, held_out, tests)
 
 
@@ -100,8 +100,11 @@ class _Base:
 
 def _base(options: Options, name: str) -> _Base:
     if options.start_from:
-        model, labels, _, _ = load_final(options.start_from)
-        base = _Base(model.config, model.state_dict(), labels)
+        try:
+            loaded = load(options.start_from)
+        except CheckpointError as error:
+            raise DataError(str(error)) from None
+        base = _Base(loaded.model.config, loaded.model.state_dict(), loaded.labels or ())
     else:
         base = _Base(variant(name), {}, ())
     return dataclasses.replace(base, config=with_clustering(base.config, options.clustering)) if options.clustering else base

@@ -24,6 +24,7 @@ from .data import Pictures
 from .evaluate import Evaluation, cluster_report
 from .evaluate import evaluate as score_model
 from .loop import fit, predict, start, torch_device
+from .memory import keep_memory
 from .metrics import Scores, fit_temperature, score
 from .progress import showing
 from .recipes import Options, Plan, plan
@@ -53,6 +54,7 @@ def run(
     track, say = showing(console)
     out = out or Path("runs") / recipe
     where = torch_device(device)
+    keep_memory()
     began = time.monotonic()
     ready = plan(recipe, Options(data, out, epochs, start_from, clustering, seed))
     say(_what(recipe, ready, time.monotonic() - began))

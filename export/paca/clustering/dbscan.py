@@ -22,7 +22,7 @@ class Dbscan(nn.Module):
     """
 
     softmaxes = 0  # of the exported graph
-    hard = True  # patches may change sides at near-ties
+    near_ties = True  # rounding may move a patch to another cluster
 
     def __init__(self, dim: int, clusters: int, neighbours: int = 5, eps: float | None = None) -> None:
         super().__init__()

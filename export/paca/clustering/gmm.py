@@ -21,7 +21,7 @@ class GaussianMixture(nn.Module):
     """
 
     softmaxes = 1  # of the exported graph
-    hard = False
+    near_ties = True  # EM amplifies rounding where components overlap
 
     def __init__(self, dim: int, clusters: int, steps: int = 5) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ class KMeans(nn.Module):
     """
 
     softmaxes = 0  # of the exported graph
-    hard = True  # patches may change sides at near-ties
+    near_ties = True  # rounding may move a patch to another cluster
 
     def __init__(self, dim: int, clusters: int, steps: int = 8) -> None:
         super().__init__()

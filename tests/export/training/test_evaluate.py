@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from export.checkpoints import load
 from export.paca import PaCaViT
 from export.training.checkpoint import save_final
 from export.training.data import DataError
@@ -41,10 +43,9 @@ def test_a_checkpoint_is_scored_with_its_temperature_and_its_clusters(trained: P
 
 def test_a_checkpoint_and_its_export_score_alike(trained: Path, class_folder: Callable[[int], Path], tmp_path: Path) -> None:
     from export.pipeline import Source, export_model
-    from export.training.checkpoint import load_final
 
-    model, labels, temperature, _ = load_final(trained)
-    export_model(Source(model, "m", labels, temperature), tmp_path / "m.onnx", with_explain=False)
+    loaded = load(trained)
+    export_model(Source(loaded.model, "m", loaded.labels or (), loaded.temperature), tmp_path / "m.onnx", with_explain=False)
     here, there = (evaluate(path, class_folder(10), "cpu").scores for path in (trained, tmp_path / "m.onnx"))
     assert here.confusion == there.confusion
     assert here.nll == pytest.approx(there.nll, abs=1e-4)
@@ -77,3 +78,11 @@ def test_the_command_prints_one_json_object_for_machines(
 def test_data_of_other_classes_is_refused(tiny_checkpoint: Path, class_folder: Callable[[int], Path]) -> None:
     with pytest.raises(DataError, match="has the class 'blue', which the model does not know; it knows a, b, c"):
         evaluate(tiny_checkpoint, class_folder(1), "cpu")
+
+
+def test_a_checkpoint_that_does_not_name_its_classes_is_refused(tiny: PaCaViT, class_folder: Callable[[int], Path], tmp_path: Path) -> None:
+    torch.save(tiny.state_dict(), tmp_path / "bare.pth")
+    with pytest.raises(DataError, match=r"bare\.pth does not name its classes"):
+        evaluate(tmp_path / "bare.pth", class_folder(1), "cpu")
+    with pytest.raises(DataError, match="cannot read"):
+        evaluate(tmp_path / "absent.pth", class_folder(1), "cpu")

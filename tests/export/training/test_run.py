@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
-from export.training.checkpoint import load_final
+from export.checkpoints import load
 from export.training.data import DataError
 from export.training.run import run
 
@@ -31,10 +32,12 @@ def test_a_folder_becomes_a_model_and_the_line_that_exports_it(
     assert "48 pictures to train on, 12 held out, 3 classes" in text
     assert "skipped, cannot be read: red/broken.jpg" in text
     assert f"paca export auto --checkpoint {final} --out models/mine/1/model.onnx" in text
-    model, labels, temperature, info = load_final(final)
-    assert labels == ("blue", "green", "red")
-    assert model.config.image_size == 16
-    assert temperature > 0
+    loaded = load(final)
+    assert loaded.labels == ("blue", "green", "red")
+    assert loaded.model.config.image_size == 16
+    assert loaded.temperature > 0
+    with safe_open(final, "pt") as file:
+        info = json.loads(file.metadata()["paca.training"])
     assert (info["recipe"], info["epochs"], info["seed"]) == ("folder", 3, 1)
     assert set(info["metrics"]) == {"held_out"}
     assert len(list((out / "calibration").glob("*.png"))) == 12
@@ -45,17 +48,15 @@ def test_a_finished_run_only_finalises_again(
     class_folder: Callable[[int], Path], tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, out = class_folder(10), tmp_path / "run"
-    first, *known = load_final(train(folder, out, tiny_checkpoint, epochs=2))
-    again, *known_again = load_final(train(folder, out, tiny_checkpoint, epochs=2))
-    assert known == known_again
-    assert all(torch.equal(t, again.state_dict()[name]) for name, t in first.state_dict().items())
+    first, again = (load(train(folder, out, tiny_checkpoint, epochs=2)) for _ in range(2))
+    assert first.temperature == again.temperature
+    assert all(torch.equal(t, again.model.state_dict()[name]) for name, t in first.model.state_dict().items())
     assert "going on after epoch 2" in capsys.readouterr().out
 
 
 def test_the_clustering_can_be_chosen(class_folder: Callable[[int], Path], tiny_checkpoint: Path, tmp_path: Path) -> None:
     final = train(class_folder(5), tmp_path / "run", tiny_checkpoint, epochs=1, clustering="kmeans")
-    model = load_final(final)[0]
-    assert model.config.stages[0].clustering == "kmeans"
+    assert load(final).model.config.stages[0].clustering == "kmeans"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,155 @@
+"""The same small PaCa with every clustering inside, on CIFAR-10: what it learns, what it costs, whether it can be exported.
+
+    python benchmarks/clusterings.py                      trains what is not trained yet and prints the table; stop and start it at will
+    python benchmarks/clusterings.py --rows conv,kmeans --epochs 20
+    python benchmarks/clusterings.py --cost               no training: seconds a step and milliseconds a picture of each row
+    python benchmarks/clusterings.py --subset 2000 --epochs 1 --out /tmp/smoke      does it all run?
+
+Every row is `paca train cifar10 --clustering ROW` with the same recipe, seed and pictures; its run lies in OUT/ROW. Accuracy, precision, recall and F1 (means
+over classes) are of the last scoring, on the JPEG test pack (10,000) and on the lossless subset (1,017). Inference is one picture at a time on the CPU, in
+ONNX Runtime where the row can be exported, in PyTorch always; medians. Needs the CIFAR-10 packs in --data or $PACA_DATA. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from export.checkpoints import load
+from export.paca import PaCaViT, create
+from export.paca.cost import parameters
+from export.paca.model import attend_explicit, use_attention
+from export.pipeline import ExportError, Source, export_model
+from export.training.loop import fit, start, torch_device
+from export.training.memory import keep_memory
+from export.training.progress import showing
+from export.training.recipes import Options, Plan, plan, with_clustering
+from export.training.run import finalise
+from export.verify import VerificationError
+from service.engine import Device, Engine
+
+ROWS = ("conv", "mlp", "linear", "teacher", "kmeans", "gmm", "hierarchical", "dbscan")
+REPEATS = 30
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("PACA_DATA", "data")))
+    parser.add_argument("--out", type=Path, default=Path("runs/clusterings"))
+    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--epochs", type=int, default=None)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--subset", type=int, default=None, help="train on so many pictures only, test on as many")
+    parser.add_argument("--threads", type=int, default=0, help="0 = PyTorch's choice")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--cost", action="store_true", help="only what a step and a picture cost")
+    asked = parser.parse_args()
+    rows = asked.rows.split(",")
+    if unknown := set(rows) - set(ROWS):
+        parser.error(f"unknown rows {', '.join(unknown)}; choose {', '.join(ROWS)}")
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
+    keep_memory()
+    console = Console(stderr=True)
+    found = {}
+    for row in rows:
+        found[row] = cost(row) if asked.cost else trained(row, asked, console)
+        console.print(row, found[row])
+    _table(console, found)
+    print(json.dumps({"threads": torch.get_num_threads(), "torch": torch.__version__, "seed": asked.seed, "rows": found}))
+
+
+def trained(row: str, asked: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Trains the row to its end (or goes on with it), exports it if it can be, and collects the numbers."""
+    out, track, say = asked.out / row, *showing(console)
+    device = torch_device(asked.device)
+    ready = plan("cifar10", Options(asked.data, out, asked.epochs, None, row, asked.seed))
+    if asked.subset:
+        ready = _shortened(ready, asked.subset)
+    run = fit(start(ready.config, ready.recipe, device), ready.recipe, ready.train, ready.held_out, out, track, say)
+    final = finalise("cifar10", ready, out, console, device)
+    loaded = load(final)
+    answer: dict[str, Any] = {"parameters": parameters(loaded.model), "epochs": run.epoch, "seconds_per_epoch": round(run.seconds / run.epoch, 1)}
+    for name in ready.tests:
+        answer |= {f"{name}_{key}": round(100 * loaded.accuracy[name][key], 2) for key in ("accuracy", "precision", "recall", "f1")}
+    answer["torch_ms"] = _milliseconds(_in_torch(loaded.model), _picture(loaded.model))
+    try:
+        export_model(Source(loaded.model, f"cifar-{row}", loaded.labels or (), loaded.temperature), out / "model.onnx", with_explain=False)
+        engine = Engine(out / "model.onnx", Device("cpu", threads=torch.get_num_threads()))
+        answer |= {"exportable": "yes", "onnx_ms": _milliseconds(lambda x: engine.run(x).logits, _picture(loaded.model))}
+    except (ExportError, VerificationError) as reason:
+        answer["exportable"] = f"no: {reason}"
+    return answer
+
+
+def cost(row: str) -> dict[str, Any]:
+    """An untrained row: seconds of a training step of 128 pictures, milliseconds of one picture, in PyTorch."""
+    model = PaCaViT(with_clustering(create("paca_cifar_32").config, row))
+    use_attention(model, attend_explicit)
+    x, target = torch.randn(128, 3, 32, 32), torch.randint(0, 10, (128,))
+
+    def step(_: object) -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = model.train()(x)
+        F.cross_entropy(logits.float(), target).backward()
+
+    return {
+        "parameters": parameters(model),
+        "step_s": round(_milliseconds(step, x, 5) / 1000, 3),
+        "step_cpu_s": round(_milliseconds(step, x, 5, time.process_time) / 1000, 3),
+        "torch_ms": _milliseconds(_in_torch(model), _picture(model)),
+    }
+
+
+def _shortened(ready: Plan, count: int) -> Plan:
+    rows = np.arange(count)
+    tests = {name: pictures.take(rows[: len(pictures)]) for name, pictures in ready.tests.items()}
+    return dataclasses.replace(ready, train=ready.train.take(rows), held_out=ready.held_out.take(rows[: len(ready.held_out)]), tests=tests)
+
+
+def _picture(model: PaCaViT) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (1, model.config.image_size, model.config.image_size, 3), np.uint8)
+
+
+def _in_torch(model: PaCaViT) -> Callable[[np.ndarray], Any]:
+    from export.training.loop import predict_batch
+
+    return lambda x: predict_batch(model, x)
+
+
+def _milliseconds(run: Callable[[Any], Any], x: Any, repeats: int = REPEATS, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Median of `repeats`, after two to warm up."""
+    times = []
+    for _ in range(repeats + 2):
+        began = clock()
+        run(x)
+        times.append(1000 * (clock() - began))
+    return round(statistics.median(times[2:]), 2)
+
+
+def _table(console: Console, found: dict[str, dict[str, Any]]) -> None:
+    columns = list(dict.fromkeys(key for values in found.values() for key in values))
+    table = Table("clustering", *(c.replace("_", " ") for c in columns), title="PaCa on CIFAR-10, by clustering")
+    for row, values in found.items():
+        table.add_row(row, *(str(values.get(c, "-")) for c in columns))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
