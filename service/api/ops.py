@@ -114,7 +114,7 @@ def describe(status: ModelStatus, default: str | None) -> ModelInfo:
         sha256=predictor.sha256,
         input=Input(kind=m.input, size=m.preprocessing.size, dynamic_size=m.dynamic_size, resize=m.preprocessing.resize),
         stages=[Stage(stage=s.stage, grid=s.grid, clusters=s.clusters) for s in m.stages],
-        methods=["focus", "cam", "fine", "grouping"] if m.explain else ["cam", "fine", "grouping"],
+        methods=["focus", "cam", "fine", "grouping"] if m.explain else ["cam", "grouping"],
         parameters=m.parameters,
         labels=list(m.labels),
         accuracy=m.accuracy,
