@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from ..errors import PacaError
@@ -18,6 +18,7 @@ from ..results import Timings
 from .context import Context
 from .problems import STATUS, UNFORESEEN, kind_of, status_of
 
+disable_created_metrics()  # no dashboard wants a second series for each counter
 access = logging.getLogger("paca.access")
 OTHER = "other"
 ENDPOINTS = ("/classify", "/explain", "/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")
