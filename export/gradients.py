@@ -61,6 +61,7 @@ class Gradients(nn.Module):
                 block.attend = biased(beta)
         found = self.model.after(start, self.stage, self.grid)
         tokens = [start, *found.tokens] if self.stage else found.tokens
+        use_attention(self.model, attend_explicit)
         answer = (self.model.classify(tokens[-1]) * weights).sum()
         wanted = tokens[:-1]
         gradients = torch.autograd.grad(answer, [*wanted, *betas])

@@ -56,11 +56,11 @@ img{display:block;max-width:100%;height:auto;border-radius:8px;background:var(--
 table{border-collapse:collapse;width:100%}th{font-weight:600;text-align:left;color:var(--quiet);font-size:.875rem}
 td,th{padding:.35rem .75rem .35rem 0;border-top:1px solid var(--line);vertical-align:middle}tr:first-child>*{border-top:0}
 td.n{text-align:right;white-space:nowrap}
-td.bar{width:40%}.track{background:var(--track);border-radius:3px;height:.7rem;overflow:hidden}.track>i{display:block;height:100%;background:var(--accent)}
+td.bar{width:40%;min-width:3rem}.track{background:var(--track);border-radius:3px;height:.7rem;overflow:hidden}.track>i{display:block;height:100%;background:var(--accent)}
 .track>i.for{background:var(--for)}.track>i.against{background:var(--against)}
 .swatch{display:inline-block;width:.8rem;height:.8rem;border-radius:3px;vertical-align:-.05rem;margin-right:.4rem}
 .scale{max-width:30rem;margin:1rem 0}.scale>div:first-child{height:.9rem;border-radius:4px;border:1px solid var(--line)}
-.ticks{display:flex;justify-content:space-between;font-size:.875rem}td img{width:11rem}
+.ticks{display:flex;justify-content:space-between;font-size:.875rem}td img{width:clamp(5.5rem,24vw,11rem);max-width:none}
 @media print{body{background:#fff}section{border-color:#ccc}}
 """
 
