@@ -126,7 +126,7 @@ def check_start(model: PaCaViT, stage: int) -> None:
     if not 0 <= stage < last:
         raise ValueError(f"the gradient graph can start after stage 0 to {last - 1}, not {stage}: the last stage's map is exact without it")
     if model.config.teacher_depths and stage:
-        raise ValueError(
+        raise NotImplementedError(
             "with a teacher the gradient graph can only start at stage 0: the teacher's assignments and maps are made from the patch embedding"
         )
 
