@@ -154,7 +154,9 @@ def verify(model: PaCaViT, stage: int, path: Path, batches: tuple[int, ...]) -> 
 
 def _trace(graph: Gradients) -> onnx.ModelProto:
     channels, classes = graph.model.config.stages[max(graph.stage, 1) - 1].dim, graph.model.config.num_classes
-    example = torch.randn(3, graph.grid[0] * graph.grid[1], channels), torch.randn(3, classes)
+    patches = graph.grid[0] * graph.grid[1]
+    count = next(n for n in (3, 5, 7, 11) if n not in (patches, channels, classes))  # sizes that are equal would be traced as one and the same
+    example = torch.randn(count, patches, channels), torch.randn(count, classes)
     traced = make_fx(graph, decomposition_table=_decompositions(), tracing_mode="symbolic", _allow_non_fake_inputs=True)(*example)
     left = sorted({str(node.target) for node in traced.graph.nodes if "backward" in str(node.target)})
     assert not left, f"gradients that have no decomposition: {left}"

@@ -20,7 +20,8 @@ CELL, MARGIN, FONT = 34, 12, 13
 def print_scores(console: Console, title: str, scores: Scores, extra: dict[str, Any]) -> None:
     """Summary, scores by class and confusion matrix as tables; `extra` joins the summary."""
     summary = Table(title=title, show_header=False)
-    for name in ("accuracy", "top5", "precision", "recall", "f1", "ece", "confidence"):
+    top5 = ("top5",) if len(scores.classes) > 5 else ()
+    for name in ("accuracy", *top5, "precision", "recall", "f1", "ece", "confidence"):
         summary.add_row(name.replace("top5", "top-5"), f"{100 * getattr(scores, name):.2f} %")
     summary.add_row("temperature", f"{scores.temperature:.3f}")
     summary.add_row("pictures", str(scores.pictures))
