@@ -5,6 +5,7 @@ The exporter writes stack traces with the paths of the exporting machine into ev
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import logging
@@ -41,13 +42,21 @@ def to_onnx(
 
 
 def _strip(graph: onnx.GraphProto) -> None:
-    """Removes stack traces, module names and intermediate shapes; names and arithmetic stay."""
+    """Names every node after the module it comes from, such as "stage1.0.mlp.fc1/Conv_12"; removes stack traces and intermediate shapes."""
+    for i, node in enumerate(graph.node):
+        node.name = f"{_module(node)}/{node.op_type}_{i}"
     graph.doc_string = ""
     del graph.metadata_props[:]
     del graph.value_info[:]
     for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):
         part.doc_string = ""
         del part.metadata_props[:]
+
+
+def _module(node: onnx.NodeProto) -> str:
+    """The innermost module's path within the network; the exporter lists the modules around a node, outermost first, then the node itself."""
+    scopes = next((ast.literal_eval(p.value) for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), ["", ""])
+    return scopes[-2].removeprefix("model.")
 
 
 @contextlib.contextmanager
