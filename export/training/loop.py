@@ -23,6 +23,7 @@ from ..paca.config import PaCaConfig
 from ..paca.model import PaCaViT, attend_explicit, use_attention
 from .augment import Augmentation, augment, mix, normalise
 from .data import DataError, Pictures
+from .locality import distract, token_loss
 from .progress import Track
 from .state import BEST, LAST, Run, check_same, resume, save, write
 
@@ -30,7 +31,8 @@ from .state import BEST, LAST, Run, check_same, resume, save, write
 @dataclass(frozen=True)
 class Recipe:
     """sizes: (share of the epochs, picture side) in order; the last share is 1. warmup: epochs. ema: decay per step. clip: of the gradient's norm.
-    patience: stop after this many epochs without a better held-out accuracy, 0 = never. balance: weigh classes by the inverse of their frequency."""
+    patience: stop after this many epochs without a better held-out accuracy, 0 = never. balance: weigh classes by the inverse of their frequency.
+    locality: weight of the loss that makes tokens speak for their own place only (`locality`), on every other batch; 0 = off."""
 
     epochs: int = 48
     batch: int = 64
@@ -44,6 +46,7 @@ class Recipe:
     sizes: tuple[tuple[float, int], ...] = ((0.4, 64), (0.8, 96), (1.0, 128))
     patience: int = 0
     balance: bool = False
+    locality: float = 0.0
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def size_at(self, epoch: int) -> int:
@@ -118,9 +121,16 @@ def fit(
                 x, target = mix(x, target, len(train.classes), recipe.augmentation, run.generator)
             for group in run.optimizer.param_groups:
                 group["lr"] = recipe.lr_at(run.epoch + step / batches)
+            places = None
+            if recipe.locality and step % 2:
+                x, target, places = distract(x, labels[rows], run.model.config.grids((size, size))[-1][0], len(train.classes), run.generator)
             with torch.autocast(device.type, dtype=torch.bfloat16):
-                logits = run.model(x)
+                tokens = run.model.features(x).tokens[-1]
+                logits = run.model.classify(tokens)
+                evidence = run.model.head(tokens) if places is not None else None
             loss = F.cross_entropy(logits.float(), target, weight, label_smoothing=recipe.smoothing)
+            if places is not None and evidence is not None:
+                loss = loss + recipe.locality * token_loss(evidence.float(), places)
             run.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(run.model.parameters(), recipe.clip)
