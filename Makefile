@@ -39,6 +39,9 @@ check: $(VENV)/.setup  ## format, lint, types, import contracts
 test: $(VENV)/.setup  ## the test suite
 	$(BIN)/pytest -n 2
 
+soak: $(VENV)/.setup  ## the fault tests at full counts; hours, resumable (build/soak.jsonl)
+	PACA_SOAK=1 $(BIN)/pytest tests/faults tests/service/api/test_fuzz.py --timeout 0
+
 up:              ## docker compose up
 	docker compose up --build
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -16,22 +15,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.serving import served
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @pytest.fixture(scope="module")
-def server(tiny_repository, tmp_path_factory):
+def server(tiny_repository):
     """The address of `paca serve` with the tiny model."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {**os.environ, "PACA_MODELS": str(tiny_repository), "PACA_PORT": str(port)}
-    process = subprocess.Popen([sys.executable, "-m", "service", "serve"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert process.stdout is not None
-    assert process.stdout.readline(), "the server did not start"
-    yield f"http://127.0.0.1:{port}"
-    process.terminate()
-    process.wait(30)
+    with served(tiny_repository) as serving:
+        yield serving.url
 
 
 @pytest.fixture

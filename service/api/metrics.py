@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from weakref import WeakKeyDictionary
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -38,9 +39,9 @@ class Metrics:
         self.request_seconds = Histogram("paca_request_seconds", "Seconds from headers to answer.", ["endpoint"], buckets=SECONDS, registry=r)
         self.rejected = Counter("paca_rejected", "Requests refused, by reason.", ["reason"], registry=r)
         self.cancelled = Counter("paca_cancelled", "Requests whose caller left before the answer.", registry=r)
-        self.reload_failures = Gauge(
-            "paca_reload_failures_total", "New model versions that could not be loaded.", registry=r, multiprocess_mode="livesum"
-        )
+        self.reload_failures = Counter("paca_reload_failures", "New model versions that could not be loaded.", registry=r)
+        self.inferred = Counter("paca_inferred", "Pictures that went through the model.", ["model"], registry=r)
+        self.dropped = Counter("paca_dropped", "Pictures that did not, because their caller had left.", ["model"], registry=r)
         self.in_flight = Gauge("paca_in_flight", "Requests being answered.", registry=r, multiprocess_mode="livesum")
         self.queue_depth = Gauge("paca_queue_depth", "Pictures waiting for the engine.", ["model"], registry=r, multiprocess_mode="livesum")
         self.ready = Gauge("paca_ready", "Server processes that are ready.", registry=r, multiprocess_mode="livesum")
@@ -63,6 +64,7 @@ class Metrics:
         self.batch_size = Histogram(
             "paca_batch_size", "Pictures in the run that answered, one sample a picture.", ["model"], buckets=BATCHES, registry=r
         )
+        self._seen: WeakKeyDictionary[object, dict[Counter, int]] = WeakKeyDictionary()
         self._shown: set[tuple[str, ...]] = set()
         for endpoint in (*ENDPOINTS, *QUIET):
             for code in CODES:
@@ -102,14 +104,16 @@ class Metrics:
         self.batch_size.labels(model).observe(t.batch_size)
 
     def refresh(self, registry: Registry) -> None:
-        """Reads the gauges off the registry; called about once a second."""
+        """Reads gauges and counts off the registry; called about once a second."""
         self.ready.set(registry.ready[0])
-        self.reload_failures.set(registry.reload_failures)
+        self._count(self.reload_failures, registry, registry.reload_failures)
         shown: set[tuple[str, ...]] = set()
         for status in registry.models():
             for version in status.versions:
                 p = registry.get(status.name, version)
                 shown.add((status.name, version, p.sha256, p.provider, p.precision))
+                self._count(self.inferred.labels(status.name), p.batcher, p.batcher.items)
+                self._count(self.dropped.labels(status.name), p.batcher, p.batcher.dropped)
             self.queue_depth.labels(status.name).set(status.predictor.batcher.depth)
             for histogram in (*self._steps.values(), self.batch_size):
                 histogram.labels(status.name)
@@ -117,6 +121,12 @@ class Metrics:
         for labels in self._shown | shown:
             self.info.labels(*labels).set(labels in shown)
         self._shown = shown
+
+    def _count(self, counter: Counter, source: object, value: int) -> None:
+        """Brings a counter up to a number that `source` counts itself."""
+        seen = self._seen.setdefault(source, {})
+        counter.inc(value - seen.get(counter, 0))
+        seen[counter] = value
 
     def render(self) -> tuple[bytes, str]:
         """(text, content type) for Prometheus."""

@@ -12,6 +12,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from multiprocessing import parent_process
 from types import FrameType
 from typing import Any
@@ -160,7 +161,8 @@ def serve(settings: Settings) -> None:
     def announce() -> None:
         host = f"[{settings.host}]" if ":" in settings.host else "127.0.0.1" if settings.host == "0.0.0.0" else settings.host  # noqa: S104
         address = f"http://{host}:{port}{settings.root_path.rstrip('/')}"
-        print(f"PaCa is ready: {address}/\nTry: curl -F file=@photo.jpg {address}/classify", flush=True)
+        with suppress(OSError):  # standard output is closed or full: no reason not to serve
+            print(f"PaCa is ready: {address}/\nTry: curl -F file=@photo.jpg {address}/classify", flush=True)
 
     if settings.workers == 1:
         run(settings, sock, announce)

@@ -63,7 +63,10 @@ def work(settings: Settings, sock: socket.socket, channel: Connection, pause: fl
 def supervise(settings: Settings, sock: socket.socket, on_ready: Callable[[], None]) -> None:
     """Runs until a signal; CannotStart where no worker can start. on_ready: called once, when the first worker is ready."""
     logs.configure(settings.log_format, settings.log_level)
-    folder = tempfile.mkdtemp(prefix="paca-metrics-")
+    try:
+        folder = tempfile.mkdtemp(prefix="paca-metrics-")
+    except OSError as error:
+        raise CannotStart(f"several workers count in a temporary folder, and none can be made: {error.strerror}; set TMPDIR") from None
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
     signals, wake = os.pipe()
     old = {sig: signal.signal(sig, lambda sig, _: os.write(wake, bytes([sig])) and None) for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +14,7 @@ from starlette.testclient import TestClient
 from service.api.app import create_app
 from service.registry import Registry
 from service.settings import Settings
+from tests.serving import Serving, served
 
 
 @contextmanager
@@ -42,36 +39,6 @@ def client(open_app) -> Iterator[TestClient]:
     """The app with default settings."""
     with open_app() as ready:
         yield ready
-
-
-class Serving:
-    """A running `paca serve`."""
-
-    def __init__(self, process: subprocess.Popen, port: int, lines: list[str]) -> None:
-        self.process, self.port, self.printed = process, port, lines
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-
-@contextmanager
-def served(models: Path, **settings: object) -> Iterator[Serving]:
-    """`paca serve` as users start it, on a port of the system's choice; killed at the end if it still runs."""
-    environment = {**os.environ, "PACA_MODELS": str(models), "PACA_PORT": "0", "PYTHONUNBUFFERED": "1"}
-    environment |= {f"PACA_{name.upper()}": str(value) for name, value in settings.items()}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service", "serve"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    try:
-        assert process.stdout is not None
-        lines = [process.stdout.readline(), process.stdout.readline()]
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", lines[0])
-        assert found, f"the server did not start: {lines}, exit code {process.wait(10)}"
-        yield Serving(process, int(found[1]), lines)
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture(scope="session")

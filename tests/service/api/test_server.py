@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 
 import httpx
@@ -16,6 +15,7 @@ import pytest
 
 from service.api.server import listen
 from service.errors import CannotStart
+from tests.serving import alive
 
 
 def test_the_ready_line_names_the_page_and_a_command_that_works(serving, tmp_path, jpeg):
@@ -43,51 +43,6 @@ def test_after_sigterm_not_ready_comes_first_and_every_accepted_request_is_answe
         assert serving.process.wait(30) == 0
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_no_request_is_lost_when_a_loaded_server_stops(start, jpeg, workers):
-    answers: list[object] = []
-    stop = threading.Event()
-
-    def ask(url: str) -> None:
-        with httpx.Client(base_url=url, timeout=30) as client:
-            while not stop.is_set():
-                try:
-                    answers.append(client.post("/classify", content=jpeg).status_code)
-                except httpx.ConnectError:
-                    return
-                except httpx.HTTPError as error:
-                    answers.append(repr(error))
-
-    with start(workers=workers) as serving:
-        threads = [threading.Thread(target=ask, args=(serving.url,)) for _ in range(6)]
-        for thread in threads:
-            thread.start()
-        time.sleep(1)
-        serving.process.send_signal(signal.SIGTERM)
-        began = time.monotonic()
-        assert serving.process.wait(30) == 0
-        assert time.monotonic() - began < 30
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert len(answers) > 20
-    assert set(answers) == {200}
-
-
-def test_a_killed_worker_is_replaced_and_the_others_go_on(start, jpeg):
-    with start(workers=2) as serving, httpx.Client(base_url=serving.url, timeout=30, transport=httpx.HTTPTransport(retries=2)) as client:
-        workers = children(serving.process.pid)
-        os.kill(workers[0], signal.SIGKILL)
-        until = time.monotonic() + 30
-        while len(now := children(serving.process.pid)) < 2 or now == workers:
-            assert time.monotonic() < until
-            time.sleep(0.1)
-        assert client.post("/classify", content=jpeg).status_code == 200
-        serving.process.send_signal(signal.SIGTERM)
-        assert serving.process.wait(30) == 0
-    assert not any(alive(pid) for pid in now)
-
-
 def test_metrics_of_several_workers_are_one(start, jpeg):
     with start(workers=2) as serving:
         for _ in range(12):
@@ -100,7 +55,7 @@ def test_metrics_of_several_workers_are_one(start, jpeg):
 
 def test_workers_do_not_outlive_a_supervisor_that_was_killed(start):
     with start(workers=2) as serving:
-        workers = children(serving.process.pid)
+        workers = serving.workers()
         serving.process.kill()
         until = time.monotonic() + 20
         while any(alive(pid) for pid in workers):
@@ -133,16 +88,3 @@ def test_a_server_that_cannot_start_says_why_and_exits_with_1(tmp_path, workers)
     assert done.returncode == 1
     assert "no model could be loaded" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def children(pid: int) -> list[int]:
-    """Worker processes of a supervisor (not multiprocessing's resource tracker)."""
-    import psutil
-
-    return sorted(p.pid for p in psutil.Process(pid).children() if any("spawn_main" in part for part in p.cmdline()))
-
-
-def alive(pid: int) -> bool:
-    import psutil
-
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
