@@ -9,7 +9,7 @@ Symbols: N patches of the last grid (h, w), C channels, K classes, M clusters of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,7 +32,7 @@ class Tuning:
 
     smooth: int = 3
     fine: tuple[float, float] = (1.0, 1.0)
-    mask: float = 0.3
+    mask: float = 0.2
     detail: int = 128
 
 
@@ -142,11 +142,25 @@ def mask(values: np.ndarray, threshold: float | None = None, tuning: Tuning = TU
     return Mask(region, threshold, bounds(region))
 
 
-def membership(assignment: np.ndarray) -> np.ndarray:
-    """P(cluster | patch): the assignment (M, H, W) with every patch's column scaled to sum 1; even where no cluster takes a patch at all. float64."""
-    columns = assignment.astype(np.float64)
-    total = columns.sum(0)
-    return np.where(total > 0, columns / np.where(total > 0, total, 1), 1 / len(assignment))
+def membership(assignment: np.ndarray, clusters: Sequence[int] | None = None) -> np.ndarray:
+    """P(cluster | patch) of the `clusters` (default all), (M, H, W) float32: the assignment with every patch's column scaled to sum 1; even where
+    no cluster takes a patch at all."""
+    total = _taken(assignment)
+    wanted = assignment if clusters is None else assignment[list(clusters)]
+    return np.where(total > 0, wanted / np.where(total > 0, total, 1), 1 / len(assignment)).astype(np.float32)
+
+
+def _taken(assignment: np.ndarray) -> np.ndarray:
+    """(H, W) float64: how much all clusters together take of each patch."""
+    return assignment.sum(0, dtype=np.float64)
+
+
+def _hand_out(patches: np.ndarray, assignment: np.ndarray) -> np.ndarray:
+    """(H, W) amounts → (M,): each patch's amount given to the clusters by P(cluster | patch). float64; the sum stays."""
+    total = _taken(assignment)
+    idle = total <= 0
+    part = np.where(idle, 0, patches / np.where(idle, 1, total))
+    return np.einsum("mhw,hw->m", assignment, part) + patches[idle].sum() / len(assignment)
 
 
 def segment(assignment: np.ndarray) -> np.ndarray:
@@ -167,8 +181,7 @@ def shares(cam: np.ndarray, assignment: np.ndarray) -> np.ndarray:
     shares of a stage sum to the contributions: shares + bias = logit. An account of where, not of what would happen without the cluster
     (that is its effect).
     """
-    patches = spread(cam.astype(np.float64), (assignment.shape[1], assignment.shape[2]))
-    return np.einsum("mhw,hw->m", membership(assignment), patches)
+    return _hand_out(spread(cam.astype(np.float64), (assignment.shape[1], assignment.shape[2])), assignment)
 
 
 @dataclass(frozen=True)
@@ -189,21 +202,21 @@ class ClusterView:
 def strongest(assignment: np.ndarray, count: int, cam: np.ndarray | None = None, effects: np.ndarray | None = None) -> tuple[ClusterView, ...]:
     """The `count` clusters that matter most. With `cam`: by share of the evidence, largest first. Without: by how much of the picture they
     take (the sum of P(cluster | patch)), which has nothing to do with any class. effects: (M,), of `explain.onnx`."""
-    belongs = membership(assignment)
     share = None if cam is None else shares(cam, assignment)
-    weight = belongs.sum((1, 2)) if share is None else share
+    weight = _hand_out(np.ones(assignment.shape[1:]), assignment) if share is None else share
     area = areas(assignment)
+    order = np.argsort(-weight, kind="stable")[:count].tolist()
     return tuple(
         ClusterView(
-            cluster=int(m),
+            cluster=m,
             share=None if share is None else float(share[m]),
             effect=None if effects is None else float(effects[m]),
             area=float(area[m]),
-            centroid=_centroid(belongs[m]),
-            bbox=bounds(largest_component(belongs[m] >= 0.5 * belongs[m].max())),
-            values=belongs[m].astype(np.float32),
+            centroid=_centroid(belongs),
+            bbox=bounds(largest_component(belongs >= 0.5 * belongs.max())),
+            values=belongs,
         )
-        for m in np.argsort(-weight, kind="stable")[:count]
+        for m, belongs in zip(order, membership(assignment, order), strict=True)
     )
 
 
