@@ -48,6 +48,7 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
         lifespan=_lifespan,
         middleware=middleware,
         redirect_slashes=False,
+        generate_unique_id_function=openapi.operation_id,
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json" if settings.docs else None,

@@ -24,7 +24,7 @@ from ..errors import CannotStart
 from ..settings import Settings
 from . import logs
 from .app import create_app
-from .protocol import GuardedProtocol
+from .protocol import MAX_CONNECTIONS, GuardedProtocol
 from .state import state
 
 log = logging.getLogger("paca.server")
@@ -141,9 +141,19 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
+def _allow_connections() -> None:
+    """Raises this process's limit of open files as far as the system allows and it needs: each connection is one."""
+    with suppress(ImportError, ValueError, OSError):
+        import resource
+
+        now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(now, min(most, 4 * MAX_CONNECTIONS)), most))
+
+
 def run(settings: Settings, sock: socket.socket, on_ready: Callable[[], None], worker: bool = False) -> None:
     """Serves on a bound socket until a signal; CannotStart where the models cannot be loaded."""
     logs.configure(settings.log_format, settings.log_level)
+    _allow_connections()
     server = Server(create_app(settings), on_ready, worker)
     server.run([sock])
     failure = server.shared.failure

@@ -85,7 +85,8 @@ def supervise(settings: Settings, sock: socket.socket, on_ready: Callable[[], No
                 if sig != signal.SIGHUP:
                     return
                 for worker in workers:
-                    os.kill(worker.process.pid or 0, signal.SIGHUP)
+                    if worker.ready and worker.process.pid:  # one that is still loading sees the folder as it is
+                        os.kill(worker.process.pid, signal.SIGHUP)
             workers = [w if w.process.is_alive() else _replace(w, settings, sock, folder, announced) for w in workers]
     finally:
         sock.close()  # else connections would wait in it that nobody accepts

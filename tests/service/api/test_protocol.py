@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import uvicorn
 
 from service.api import protocol
 
@@ -149,6 +151,64 @@ def test_pipelined_requests_are_answered_in_order(serving, jpeg):
 def test_garbage_after_a_request_does_not_cost_its_answer(serving, jpeg):
     post = request(b"POST", b"/classify", HOST + b"Content-Length: %d\r\n" % len(jpeg), jpeg)
     assert statuses(exchange(serving.port, post + b"garbage\r\n\r\n")[0]) == [200]
+
+
+def test_http_1_0_is_answered_and_closed(serving):
+    answer, seconds = exchange(serving.port, b"GET /healthz HTTP/1.0\r\n\r\n")
+    assert statuses(answer) == [200]
+    assert seconds < 2
+
+
+@pytest.fixture
+def small_server(monkeypatch):
+    """A server whose bounds are small enough to reach, with an app that answers more than a socket holds."""
+    monkeypatch.setattr(protocol, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(protocol, "STALL_SECONDS", 1.0)
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(30_000_000)})
+
+    class Guarded(protocol.GuardedProtocol):
+        refused = staticmethod(lambda error, context: None)
+
+    class Sweeping(uvicorn.Server):
+        async def on_tick(self, counter):
+            for connection in list(self.server_state.connections):
+                connection.check(time.monotonic())
+            return await super().on_tick(counter)
+
+    server = Sweeping(uvicorn.Config(app, port=0, http=Guarded, lifespan="off", log_config=None))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield server.servers[0].sockets[0].getsockname()[1], server.server_state.connections
+    server.should_exit = True
+    thread.join()
+
+
+def test_more_connections_than_allowed_are_told_to_come_back(small_server):
+    port, _ = small_server
+    held = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
+    time.sleep(0.2)
+    answer, _ = exchange(port)
+    assert statuses(answer) == [503]
+    assert b"Retry-After: " in answer
+    for connection in held:
+        connection.close()
+
+
+def test_a_client_that_does_not_read_its_answer_is_closed(small_server):
+    port, connections = small_server
+    with socket.create_connection(("127.0.0.1", port)) as lazy:
+        lazy.sendall(request())
+        time.sleep(0.5)
+        assert len(connections) == 1
+        until = time.monotonic() + 10
+        while connections:
+            assert time.monotonic() < until
+            time.sleep(0.1)
 
 
 def test_refusals_are_counted(serving, http):
