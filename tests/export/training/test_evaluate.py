@@ -45,7 +45,8 @@ def test_a_checkpoint_and_its_export_score_alike(trained: Path, class_folder: Ca
     from export.pipeline import Source, export_model
 
     loaded = load(trained)
-    export_model(Source(loaded.model, "m", loaded.labels or (), loaded.temperature), tmp_path / "m.onnx")  # three classes, a size that tracing must not confuse
+    source = Source(loaded.model, "m", loaded.labels or (), loaded.temperature)
+    export_model(source, tmp_path / "m.onnx")  # with gradients: three classes are a size that tracing must not confuse with the batch
     here, there = (evaluate(path, class_folder(10), "cpu").scores for path in (trained, tmp_path / "m.onnx"))
     assert here.confusion == there.confusion
     assert here.nll == pytest.approx(there.nll, abs=1e-4)
