@@ -1,0 +1,274 @@
+"""The comparison with peers: which setting suits each best (`tune`), then all of them in turn on equal terms (`compare`).
+
+Fair by construction: the same model file, session options, decode code and answer (`common.py`), the same photo, one server at a time on the same core
+with the load generator on another; answers are compared before anything is timed; rounds are interleaved, and what is quoted is the median with its range.
+CPU per request is what all processes of a server used, divided by its answers; the common loop (decode, preprocess, run) is subtracted from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from card import RESULTS, Row
+from processes import CORES, Server
+from traffic import Cell, closed, exchange, open_loop, photo, request
+
+from . import contenders
+from .contenders import HERE, OURS, PEERS, ROOT, Contender
+
+PATH = "/classify"
+TOLERANCE = 1e-5
+POISON_ROUNDS, GOOD = 10, 15
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a comparison needs: the models by name, where logs and the photo file go, seconds of a cell."""
+
+    models: dict[str, Path]
+    folder: Path
+    seconds: float
+
+    @property
+    def photo(self) -> Path:
+        path = self.folder / "photo.jpg"
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(photo())
+        return path
+
+
+class Loop:
+    """The common loop in a process on the server's core, running only while asked."""
+
+    def __init__(self, bench: Bench, model: Path, core: int) -> None:
+        environment = {
+            "PYTHONPATH": os.pathsep.join((str(ROOT), str(HERE))),
+            "BENCH_MODEL": str(model),
+            "BENCH_PHOTO": str(bench.photo),
+            "BENCH_THREADS": "1",
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / "common.py")],
+            env={**os.environ, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, [core]),
+        )
+        self.run(0.3)
+
+    def begin(self, seconds: float) -> None:
+        assert self._process.stdin
+        self._process.stdin.write(f"{seconds}\n")
+        self._process.stdin.flush()
+
+    def end(self) -> dict[str, float]:
+        """rate, p50 and cpu_ms (milliseconds) of what `begin` began."""
+        assert self._process.stdout
+        found: dict[str, float] = json.loads(self._process.stdout.readline())
+        return found
+
+    def run(self, seconds: float) -> dict[str, float]:
+        self.begin(seconds)
+        return self.end()
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+@contextlib.contextmanager
+def started(contender: Contender, bench: Bench, model: Path, reference: dict | None = None, core: int = CORES[0]) -> Iterator[tuple[Server, bytes]]:
+    """(the ready server, the request it gets). AssertionError where its answer is not the reference's."""
+    server = contender.start(model, bench.photo, [core], bench.folder / "logs")
+    with server:
+        message = request(server.port, PATH, bench.photo.read_bytes(), contender.form, contender.field)
+        server.wait(lambda: exchange(server.port, message)[0] == 200)
+        if reference:
+            check(answer(server, message), reference, contender)
+        yield server, message
+
+
+def answer(server: Server, message: bytes) -> dict:
+    status, body = exchange(server.port, message)
+    assert status == 200, (status, body[:200])
+    found = json.loads(body)
+    return found[0] if isinstance(found, list) else found
+
+
+def check(found: dict, reference: dict, contender: Contender) -> None:
+    """The same top class, every probability within 1e-5."""
+    pairs = list(zip(found["predictions"], reference["predictions"], strict=True))
+    assert pairs[0][0]["class_id"] == pairs[0][1]["class_id"], (contender.name, found, reference)
+    scores = {p["class_id"]: p["score"] for p in found["predictions"]}
+    assert all(abs(scores.get(p["class_id"], -1) - p["score"]) <= TOLERANCE for p in reference["predictions"]), (contender.name, found, reference)
+
+
+def reference_of(bench: Bench, model: Path) -> dict:
+    """What our server answers."""
+    with started(contenders.ours(), bench, model) as (server, message):
+        return answer(server, message)
+
+
+def tune(bench: Bench) -> list[Row]:
+    """Every setting of every peer on every model: requests a second at 16 connections, and what a poisoned picture costs its neighbours."""
+    rows: list[Row] = []
+    for name, model in bench.models.items():
+        reference = reference_of(bench, model)
+        for contender in [contenders.ours(), *(c for peer in PEERS for c in contenders.settings(peer))]:
+            row: dict[str, object] = {"model": name, "server": contender.name, "setting": contender.setting}
+            try:
+                with started(contender, bench, model, reference) as (server, message):
+                    cell = closed(server, message, connections=16, seconds=bench.seconds)
+                    bad, lost = poison(server, contender, bench)
+                    row |= {"requests/s at 16": cell.rate, "p50 ms at 16": cell.p50, "errors": cell.errors}
+                    row |= {"bad photo answered": bad, f"good ones failed of {POISON_ROUNDS * GOOD}": lost}
+            except RuntimeError as reason:
+                row |= {"requests/s at 16": 0.0, "errors": str(reason)[-300:]}
+            print(row, file=sys.stderr)
+            rows.append(row)
+    best = {(row["model"], row["server"]): max(_rates(rows, row)) for row in rows}
+    return [{**row, "chosen": "yes" if row["requests/s at 16"] == best[row["model"], row["server"]] else ""} for row in rows]
+
+
+def _rates(rows: list[Row], like: Row) -> list[float]:
+    return [float(str(row["requests/s at 16"])) for row in rows if (row["model"], row["server"]) == (like["model"], like["server"])]
+
+
+def poison(server: Server, contender: Contender, bench: Bench) -> tuple[str, int]:
+    """(statuses that a truncated JPEG got, how many of the good photos sent in the same moment were not answered with 200)."""
+    data = bench.photo.read_bytes()
+    good = request(server.port, PATH, data, contender.form, contender.field)
+    bad = request(server.port, PATH, data[: len(data) // 2], contender.form, contender.field)
+
+    def status(job: bytes) -> str:
+        try:
+            return str(exchange(server.port, job)[0])
+        except (OSError, ValueError, IndexError):
+            return "broken"
+
+    statuses, lost = set(), 0
+    with ThreadPoolExecutor(GOOD + 1) as threads:
+        for _ in range(POISON_ROUNDS):
+            found = list(threads.map(status, [good] * (GOOD // 2) + [bad] + [good] * (GOOD - GOOD // 2)))
+            statuses.add(found.pop(GOOD // 2))
+            lost += sum(each != "200" for each in found)
+    return " ".join(sorted(statuses)), lost
+
+
+def chosen(model: str) -> list[Contender]:
+    """Each peer at the setting that `tune` found best for this model, and ours with the photo raw and as multipart."""
+    rows = json.loads((RESULTS / "peers_settings.json").read_text())["rows"]
+    best = {row["server"]: row["setting"] for row in rows if row["model"] == model and row["chosen"]}
+    peers = [c for peer in PEERS for c in contenders.settings(peer) if c.setting == best[peer]]
+    return [contenders.ours(), contenders.ours(form="multipart"), *peers]
+
+
+def compare(bench: Bench, rounds: int) -> tuple[list[Row], list[Row]]:
+    """(closed loop, open loop) rows of every model."""
+    closed_rows: list[Row] = []
+    open_rows: list[Row] = []
+    for name, model in bench.models.items():
+        reference = reference_of(bench, model)
+        loop = Loop(bench, model, CORES[0])
+        with contextlib.ExitStack() as stack:
+            entered = []
+            for contender in chosen(name):
+                server, message = stack.enter_context(started(contender, bench, model, reference))
+                server.pause()
+                entered.append((contender, server, message))
+            cells: dict[tuple[int, int], list[Cell]] = {}
+            loops = []
+            for number in range(rounds):
+                loops.append(loop.run(bench.seconds / 2)["cpu_ms"])
+                for i in [*range(number % len(entered), len(entered)), *range(number % len(entered))]:
+                    _, server, message = entered[i]
+                    server.resume()
+                    for connections, seconds in ((16, bench.seconds), (1, 0.7 * bench.seconds)):
+                        cells.setdefault((i, connections), []).append(closed(server, message, connections=connections, seconds=seconds))
+                    server.pause()
+                print(name, "round", number + 1, {c.name: round(cells[i, 16][-1].rate, 1) for i, (c, _, _) in enumerate(entered)}, file=sys.stderr)
+            bare = statistics.median(loops)
+            for i, (contender, server, _) in enumerate(entered):
+                closed_rows.append(_summary(name, contender, server, cells[i, 16], cells[i, 1], bare))
+            best = max(_median(cells[i, 16], "rate") for i, (c, _, _) in enumerate(entered) if c.name != OURS)
+            for contender, server, message in entered:
+                server.resume()
+                cell = open_loop(server, message, rate=0.7 * best, seconds=4 * bench.seconds)
+                server.pause()
+                row = {"model": name, "server": _title(contender), "offered/s": 0.7 * best, "p50 ms": cell.p50, "p99 ms": cell.p99}
+                open_rows.append({**row, "errors": cell.errors})
+        loop.close()
+    return closed_rows, open_rows
+
+
+def _title(contender: Contender) -> str:
+    return f"{contender.name} ({contender.form})" if contender.name == OURS else contender.name
+
+
+def _median(cells: list[Cell], what: str) -> float:
+    return statistics.median(getattr(cell, what) for cell in cells)
+
+
+def _range(cells: list[Cell], what: str) -> str:
+    values = [getattr(cell, what) for cell in cells]
+    return f"{min(values):.1f}-{max(values):.1f}"
+
+
+def _summary(model: str, contender: Contender, server: Server, busy: list[Cell], single: list[Cell], bare: float) -> Row:
+    server.resume()
+    memory = server.memory()
+    server.pause()
+    return {
+        "model": model,
+        "server": _title(contender),
+        "setting": contender.setting,
+        "requests/s at 16": _median(busy, "rate"),
+        "range at 16": _range(busy, "rate"),
+        "p50 ms at 16": _median(busy, "p50"),
+        "p99 ms at 16": _median(busy, "p99"),
+        "requests/s at 1": _median(single, "rate"),
+        "range at 1": _range(single, "rate"),
+        "p50 ms at 1": _median(single, "p50"),
+        "CPU ms above the loop at 16": _median(busy, "cpu_ms") - bare,
+        "CPU ms above the loop at 1": _median(single, "cpu_ms") - bare,
+        "loop CPU ms": bare,
+        "errors": sum(cell.errors for cell in (*busy, *single)),
+        "memory MiB": memory,
+        "ready s": server.seconds_to_ready,
+    }
+
+
+def verdicts(rows: list[Row]) -> dict[str, str]:
+    """Of every model and load: ahead where our slowest round beats the best peer's fastest, behind the other way round, else a tie; and the CPU ratio."""
+    found = {}
+    for model in dict.fromkeys(row["model"] for row in rows):
+        mine = next(row for row in rows if row["model"] == model and str(row["server"]).startswith(f"{OURS} (raw"))
+        others = [row for row in rows if row["model"] == model and row["server"] in PEERS]
+        for load in ("16", "1"):
+            low, high = _bounds(mine, load)
+            rival = max(others, key=lambda row: float(str(row[f"requests/s at {load}"])))
+            theirs = _bounds(rival, load)
+            word = "ahead" if low > theirs[1] else "behind" if high < theirs[0] else "a tie"
+            costs = {row["server"]: float(str(row[f"CPU ms above the loop at {load}"])) for row in (mine, *others)}
+            own = costs.pop(mine["server"])
+            cheapest = min(costs, key=lambda server: costs[server])
+            found[f"{model} at {load}"] = (
+                f"{word} of {rival['server']} ({mine[f'requests/s at {load}']:.1f} to {rival[f'requests/s at {load}']:.1f} requests/s); "
+                f"CPU above the loop {own:.2f} ms to {costs[cheapest]:.2f} ms of {cheapest}, the cheapest peer: {own / costs[cheapest]:.0%}"
+            )
+    return found
+
+
+def _bounds(row: Row, load: str) -> tuple[float, float]:
+    low, high = str(row[f"range at {load}"]).split("-")
+    return float(low), float(high)
