@@ -24,8 +24,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import onnx
@@ -40,6 +40,7 @@ from export.pipeline import Request, run
 from export.trace import Served
 from service.load import closed_loop
 
+ROOT = Path(__file__).parents[2]
 VARIANTS = {name: f"pacavit_{name}_p2cconv_100_0" for name in ("tiny", "small", "base")}
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 KERNEL = re.compile(r"ONNX Attention: using ([\w ]+)|((?:flash|cudnn|efficient|memory efficient|unfused)[\w ]*(?:attention|path))", re.I)
@@ -85,7 +86,8 @@ def artifact(folder: Path, name: str, precision: str) -> Path:
     path = folder / name / "1" / ("model.onnx" if precision == "fp32" else f"model.{precision}.onnx")
     if not path.exists():
         print(f"exporting {name} in {precision}", file=sys.stderr)
-        run(Request(VARIANTS[name], precision=precision, out=path))
+        written = run(Request(VARIANTS[name], precision=precision, out=path)).manifest.precision
+        assert written == precision, f"asked for {precision}, the export wrote {written}"
     return path
 
 
