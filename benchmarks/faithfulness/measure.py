@@ -164,7 +164,7 @@ def stability(served: Served, reference: Reference, pictures: Sequence[Picture],
                     scores.add(metric, row, metrics.spearman(values[:, ::-1] if metric == "flip" else values, old[row]))
 
 
-def costs(served: Served, reference: Reference, picture: Picture, through: np.ndarray, repeats: int = 15) -> dict[str, float]:
+def costs(served: Served, reference: Reference, picture: Picture, through: np.ndarray, repeats: int = 9) -> dict[str, float]:
     """Row → CPU milliseconds for one picture alone on one thread, with the classification it explains; the median of `repeats` rounds over all rows."""
     import torch
 
