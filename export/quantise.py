@@ -1,0 +1,161 @@
+"""Smaller number formats for a finished fp32 graph: float16 throughout, or 8-bit integers where measurement shows they do no harm.
+
+The arithmetic of both is ONNX Runtime's own tooling; what stands here is which layers to convert and the proof that the answers stay the same.
+Attention nodes, the pooling over assignments, norms and the classifier's head always stay in float.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+from onnxruntime.transformers.float16 import convert_float_to_float16
+
+AGREEMENT = 0.99  # the least share of pictures on which fp32 and int8 must name the same class first
+FEWEST_PICTURES = 32
+PROBE = 16  # pictures on which one part's error is measured
+DOMINANT = 0.1  # a part that alone makes this share of the squared error stays in float
+BATCH = 8
+Say = Callable[[str], None]
+
+
+class QuantisationError(Exception):
+    """The graph loses too much in the smaller format; the message is one line that names the layers that hurt."""
+
+
+@dataclass(frozen=True)
+class Int8:
+    """An 8-bit graph and what was measured. agreement: share of `judged` pictures, none of them used to calibrate, with fp32's top class.
+    errors: root-mean-square change of the logits, relative to their spread, if only that part is in 8 bits; kept_float: parts left in float."""
+
+    model: onnx.ModelProto
+    agreement: float
+    judged: int
+    calibrated: int
+    errors: dict[str, float]
+    kept_float: tuple[str, ...]
+
+
+def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy with float16 weights and arithmetic. Inputs and outputs keep their types: one Cast at each float end, none inside."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    with contextlib.redirect_stdout(io.StringIO()):
+        return convert_float_to_float16(copy, keep_io_types=True)
+
+
+def to_int8(model: onnx.ModelProto, pictures: np.ndarray, say: Say = lambda text: None) -> Int8:
+    """A copy with 8-bit weights (per channel) and activations (per tensor) in convolutions and linear layers, as QuantizeLinear/DequantizeLinear pairs.
+
+    pictures: (n, ...) as the graph's input `image` takes them, typical of what it will see: every second one calibrates, the others judge.
+    Parts whose error dominates stay in float, then more, worst first, until both formats agree. QuantisationError if that takes over half of them.
+    """
+    if len(pictures) < FEWEST_PICTURES:
+        raise QuantisationError(f"int8 needs at least {FEWEST_PICTURES} pictures to calibrate and to judge, not {len(pictures)}")
+    parts = quantisable(model)
+    calibrating, judging = pictures[::2], pictures[1::2]
+    with tempfile.TemporaryDirectory(prefix="paca-int8-") as folder:
+        quantiser = _Quantiser(model, calibrating, Path(folder))
+        expected = logits(model, calibrating[:PROBE])
+        spread = float(np.std(expected - expected.mean(1, keepdims=True))) or 1.0
+        errors = {}
+        for i, (part, nodes) in enumerate(parts.items(), 1):
+            say(f"measuring what 8 bits cost: part {i} of {len(parts)}, {part}")
+            difference = logits(quantiser.quantise(nodes), calibrating[:PROBE]) - expected
+            errors[part] = float(np.sqrt(np.mean(difference**2))) / spread
+        errors = dict(sorted(errors.items(), key=lambda item: -item[1]))
+        judged = logits(model, judging).argmax(1)
+        kept = sum(error**2 > DOMINANT * sum(e**2 for e in errors.values()) for error in errors.values())
+        while kept <= len(parts) / 2:
+            say(f"comparing with fp32, {kept} parts in float")
+            floats = tuple(errors)[:kept]
+            found = quantiser.quantise([node for part, nodes in parts.items() if part not in floats for node in nodes])
+            agreement = float(np.mean(logits(found, judging).argmax(1) == judged))
+            if agreement >= AGREEMENT:
+                return Int8(found, agreement, len(judging), len(calibrating), errors, floats)
+            kept = max(kept + 1, kept * 3 // 2)
+    worst = ", ".join(f"{part} ({error:.3f})" for part, error in list(errors.items())[:5])
+    raise QuantisationError(
+        f"int8 and fp32 agree on {100 * agreement:.1f} % of {len(judging)} pictures, {100 * AGREEMENT:.0f} % are needed; the layers that hurt "
+        f"(relative error of the logits): {worst}; calibrate on more pictures like those to come, or use fp16"
+    )
+
+
+def quantisable(model: onnx.ModelProto) -> dict[str, list[str]]:
+    """Parts of the network that can be 8-bit, such as "stage1.0.mlp", and the names of their nodes: convolutions and matrix products by constant weights.
+
+    Not the head; nor a convolution that reads the picture itself, whose few channels gain nothing.
+    """
+    shapes = {weight.name: tuple(weight.dims) for weight in model.graph.initializer}
+    parts: dict[str, list[str]] = {}
+    for node in model.graph.node:
+        shape = shapes.get(node.input[1], ()) if node.op_type in ("Conv", "MatMul") else ()
+        layer = node.name.split("/")[0]
+        first = node.op_type == "Conv" and bool(shape) and shape[1] <= 4 and not any(a.name == "group" and a.i > 1 for a in node.attribute)
+        if shape and not first and layer != "head":
+            depth = 4 if ".clustering" in layer else 3
+            parts.setdefault(".".join(layer.split(".")[:depth]), []).append(node.name)
+    return parts
+
+
+def logits(model: onnx.ModelProto, pictures: np.ndarray) -> np.ndarray:
+    """(n, K) of `model` on the CPU."""
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return np.concatenate([session.run(["logits"], feed)[0] for feed in _feeds(pictures)])
+
+
+def _feeds(pictures: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+    return ({"image": pictures[i : i + BATCH]} for i in range(0, len(pictures), BATCH))
+
+
+class _Reader(CalibrationDataReader):
+    def __init__(self, pictures: np.ndarray) -> None:
+        self.feeds = _feeds(pictures)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.feeds, None)
+
+
+class _Quantiser:
+    """Quantises any choice of nodes; the ranges of activations are measured once."""
+
+    def __init__(self, model: onnx.ModelProto, pictures: np.ndarray, folder: Path) -> None:
+        self.model = onnx.ModelProto()
+        self.model.CopyFrom(model)
+        del self.model.graph.value_info[:]
+        add_pre_process_metadata(self.model)
+        self.metadata = list(model.metadata_props)
+        self.pictures = pictures
+        self.ranges, self.out = folder / "ranges.json", folder / "int8.onnx"
+
+    def quantise(self, nodes: Sequence[str]) -> onnx.ModelProto:
+        source = onnx.ModelProto()
+        source.CopyFrom(self.model)
+        with contextlib.redirect_stdout(io.StringIO()):
+            quantize_static(
+                source,
+                self.out,
+                _Reader(self.pictures),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=["Conv", "MatMul"],
+                nodes_to_quantize=list(nodes),
+                per_channel=True,
+                reduce_range=True,  # 7 bits: processors without VNNI add pairs of products in 16 bits, which 8 would overflow
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},  # their results go to norms and sums, in float
+                calibration_cache_path=self.ranges,
+            )
+        found = onnx.load(self.out)
+        del found.graph.value_info[:], found.metadata_props[:]
+        found.metadata_props.extend(self.metadata)
+        return found
