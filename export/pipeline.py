@@ -18,19 +18,25 @@ import onnx
 import torch
 
 from service.artifact import ExplainInfo, Golden, Manifest, golden_picture
+from service.engine import Device, Engine
 
 from .annotate import annotate, head, preprocessing, stages
-from .attention_node import OPSET
+from .attention_node import OPSET, node_counts
+from .calibration import read_pictures
 from .checkpoints import load
 from .gradients import export_gradients
 from .paca.config import variant
 from .paca.cost import macs, parameters
 from .paca.model import PaCaViT
+from .quantise import QuantisationError, to_fp16, to_int8
 from .trace import Served, trace
-from .verify import Verification, verify
+from .verify import Verification, VerificationError, verify
 
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "paca-serve")
 GOLDEN_TOLERANCE = 2e-3
+GOLDEN_REDUCED = 0.1
+FP16_TOLERANCE = 2e-2
+PRECISIONS = ("fp32", "fp16", "int8")
 Say = Callable[[str], None]
 
 
@@ -102,8 +108,63 @@ class Request:
 
 def run(request: Request, say: Say = lambda text: None) -> ExportReport:
     """What `paca export` does. ExportError, CheckpointError or VerificationError with one line; then nothing was written."""
+    if request.precision not in PRECISIONS:
+        raise ExportError(f"precision {request.precision!r} is not known; choose one of: {', '.join(PRECISIONS)}")
+    if request.precision == "int8" and request.calibration is None:
+        raise ExportError("int8 needs --calibration: a folder with pictures like those to come, at least 32")
     source = load_source(request)
-    return export_model(source, request.out, input_kind=request.input_kind, dynamic_size=request.dynamic_size, say=say)
+    if request.precision == "fp32":
+        return export_model(source, request.out, input_kind=request.input_kind, dynamic_size=request.dynamic_size, say=say)
+    with tempfile.TemporaryDirectory(dir=_folder(request.out), prefix=".paca-export-") as scratch:
+        full = export_model(source, Path(scratch) / "model.onnx", input_kind=request.input_kind, dynamic_size=request.dynamic_size, say=say)
+        return reduce_precision(full, request, say)
+
+
+def reduce_precision(full: ExportReport, request: Request, say: Say) -> ExportReport:
+    """The verified fp32 file of `full` in float16 or 8 bits at `request.out`, compared with it through the server's engine; explain.onnx beside it."""
+    manifest = full.manifest
+    proto = onnx.load(full.path)
+    if request.precision == "fp16":
+        say("converting to float16")
+        reduced, judged = to_fp16(proto), {}
+        pictures = np.random.default_rng(0).integers(0, 256, (16, *manifest.preprocessing.size, 3), np.uint8)
+    else:
+        assert request.calibration is not None
+        pictures = read_pictures(request.calibration, manifest.preprocessing)
+        tensors = pictures if manifest.input == "uint8" else manifest.preprocessing.to_float(pictures)
+        try:
+            found = to_int8(proto, tensors, say)
+        except QuantisationError as error:
+            raise ExportError(str(error)) from None
+        reduced = found.model
+        judged = {"agreement": found.agreement, "judged": found.judged, "calibrated": found.calibrated, "kept_float": list(found.kept_float)}
+    say(f"verifying {request.precision} against fp32")
+    if (attention := node_counts(reduced)["Attention"]) != manifest.attention_nodes:
+        raise VerificationError(f"the {request.precision} graph has {attention} Attention nodes for {manifest.attention_nodes} blocks")
+    part = full.path.with_name("reduced.onnx")
+    head_weights = Engine(full.path, Device("cpu")).head
+    annotate(reduced, dataclasses.replace(manifest, precision=request.precision, golden=None), head_weights)
+    onnx.save(reduced, part)
+    expected, got = (Engine(path, Device("cpu")).run(pictures[:64]).logits for path in (full.path, part))
+    difference = float(np.abs(expected - got).max())
+    scale = max(1.0, float(np.abs(expected).max()))
+    if request.precision == "fp16" and not difference <= FP16_TOLERANCE * scale:
+        raise VerificationError(f"logits of fp16 and fp32 differ by {difference:.2g}, allowed are {FP16_TOLERANCE * scale:.2g}; keep fp32")
+    checked = {**manifest.verification, "reduced_from": "fp32", "logits_difference": difference, **judged}
+    golden = _golden_of(part, manifest, GOLDEN_REDUCED * scale)
+    final = dataclasses.replace(manifest, precision=request.precision, golden=golden, verification=checked)
+    annotate(reduced, final, head_weights)
+    onnx.save(reduced, part)
+    beside = full.path.with_name("explain.onnx")
+    place([(part, request.out), *([(beside, request.out.with_name("explain.onnx"))] if beside.is_file() else [])])
+    notes = (*full.notes, f"{request.precision}: logits differ from fp32 by at most {difference:.3g}", *(f"{k}: {v}" for k, v in judged.items()))
+    return dataclasses.replace(full, path=request.out, manifest=final, size=request.out.stat().st_size, notes=notes)
+
+
+def _golden_of(path: Path, manifest: Manifest, tolerance: float) -> Golden:
+    """The golden picture's logits as this very file gives them here; other processors may round 8 and 16 bits differently, hence the tolerance."""
+    logits = Engine(path, Device("cpu")).run(golden_picture(manifest.preprocessing.size, 0)[None]).logits[0]
+    return Golden(0, int(logits.argmax()), tuple(round(float(v), 6) for v in logits[:16]), tolerance)
 
 
 def load_source(request: Request) -> Source:
@@ -186,7 +247,7 @@ def export_model(
             try:
                 gradients = export_gradients(model, cut, Path(scratch) / "explain.onnx")
                 info = ExplainInfo(cut, tuple(gradients["maps"]), tuple(gradients.get("effects", ())))
-            except ValueError as reason:
+            except (ValueError, NotImplementedError) as reason:
                 missing = str(reason)
         say("tracing the served graph")
         cut = cut if info else None

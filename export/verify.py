@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from torch import nn
 
 from service.engine import Device, Engine
 
 from .attention_node import OPSET, node_counts
-from .paca.model import PaCaViT
+from .paca.model import ClusterAttention, PaCaViT
 from .trace import Served
 
 BATCHES = (1, 3, 8)
@@ -25,6 +26,9 @@ FORBIDDEN = ("Shape", "Einsum", "Erf")  # at fixed size: signs of a graph that c
 # A trained assignment is sharp: rounding of its scores (tens, so 1e-6) is the relative error of entries near 1. Reference parity (1e-6) is a test.
 TOLERANCE = {"logits": 2e-5, "assignment": 1e-5, "tokens": 5e-5, "features": 5e-5}
 TEACHER_TOKENS = 2e-4  # the teacher's BatchNorms amplify rounding
+# k-means, mixtures and DBSCAN amplify rounding without bound where clusters meet: pictures whose assignments agree must agree in everything, and most must.
+NEAR_TIES = {"logits": 5e-3, "assignment": 1e-3, "tokens": 2e-2, "features": 2e-2}
+NEAR_TIE_PICTURES = 0.5  # of the noise pictures, which are the worst there are; at most
 
 
 class VerificationError(Exception):
@@ -33,7 +37,8 @@ class VerificationError(Exception):
 
 @dataclass(frozen=True)
 class Verification:
-    """What was checked and measured. difference: per output, max |torch - ONNX Runtime| over all batches, relative to max(1, max |torch|)."""
+    """What was checked and measured. difference: per output, max |torch - ONNX Runtime| over all batches, relative to max(1, max |torch|).
+    near_ties: share of pictures left out of it because a classic clustering assigned some patch differently; 0 for learned clusterings."""
 
     opset: int
     nodes: int
@@ -41,6 +46,7 @@ class Verification:
     softmax_nodes: int
     batches: tuple[int, ...]
     difference: dict[str, float]
+    near_ties: float = 0.0
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -65,16 +71,29 @@ def check_structure(proto: onnx.ModelProto, blocks: int, clusterings: int, dynam
     return sum(counts.values()), counts["Attention"], counts["Softmax"]
 
 
-def check_numbers(path: Path, model: PaCaViT, explain_stage: int | None, seed: int = 0) -> dict[str, float]:
+def clustering_nets(model: PaCaViT) -> list[nn.Module]:
+    """The clusterings that blocks own."""
+    return [m.clustering for m in model.modules() if isinstance(m, ClusterAttention) and m.owns_clustering]
+
+
+def softmaxes(model: PaCaViT) -> int:
+    """How many Softmax nodes the clusterings of the graph must have: one each, unless a classic one says otherwise."""
+    nets = clustering_nets(model)
+    return model.config.clusterings - len(nets) + sum(getattr(net, "softmaxes", 1) for net in nets)
+
+
+def check_numbers(path: Path, model: PaCaViT, explain_stage: int | None, seed: int = 0) -> tuple[dict[str, float], float]:
     """Runs the file at `path` on random pictures at several batches (and sizes, if dynamic) against `model` in torch, every output.
 
-    Returns the largest difference per output relative to max(1, max |torch|); raises where one exceeds its tolerance.
+    Returns the largest difference per output relative to max(1, max |torch|), and the share of pictures with near-ties, which are left out of it; raises where
+    a difference exceeds its tolerance or the share its bound.
     """
     engine = Engine(path, Device("cpu"))
     reference = Served(model.eval(), "uint8", explain_stage).eval()
     names = reference.output_names
+    ties = any(getattr(net, "near_ties", False) for net in clustering_nets(model))
     height, width = engine.manifest.preprocessing.size
-    worst = dict.fromkeys(names, 0.0)
+    worst, pictures, left_out = dict.fromkeys(names, 0.0), 0, 0
     rng = np.random.default_rng(seed)
     cases = [(batch, 0, 0) for batch in BATCHES]
     if engine.manifest.dynamic_size:
@@ -82,25 +101,37 @@ def check_numbers(path: Path, model: PaCaViT, explain_stage: int | None, seed: i
     for batch, dh, dw in cases:
         images = rng.integers(0, 256, (batch, height + dh, width + dw, 3), np.uint8)
         with torch.no_grad():
-            expected = [t.numpy() for t in reference(torch.from_numpy(images))]
+            expected = dict(zip(names, (t.numpy() for t in reference(torch.from_numpy(images))), strict=True))
         out = engine.run(images, tuple(names[1:]))
-        for name, want in zip(names, expected, strict=True):
-            got = out.logits if name == "logits" else out.arrays[name]
-            if got.shape != want.shape:
-                raise VerificationError(f"output {name} has shape {got.shape}, torch gives {want.shape}")
-            if not np.isfinite(want).all():
+        got = {"logits": out.logits, **out.arrays}
+        for name, want in expected.items():
+            if got[name].shape != want.shape:
+                raise VerificationError(f"output {name} has shape {got[name].shape}, torch gives {want.shape}")
+            if not np.isfinite(want).all() or not np.isfinite(got[name]).all():
                 raise VerificationError(f"the network itself gives non-finite {name}; is the checkpoint damaged?")
-            worst[name] = max(worst[name], float(np.abs(got - want).max() / max(1.0, np.abs(want).max())))
+        same = np.ones(batch, bool)
+        if ties:
+            for name in (n for n in names if n.startswith("assignment")):
+                same &= np.abs(got[name] - expected[name]).reshape(batch, -1).max(1) <= NEAR_TIES["assignment"]
+        pictures, left_out = pictures + batch, left_out + int((~same).sum())
+        for name, want in expected.items():
+            if same.any():
+                worst[name] = max(worst[name], float(np.abs(got[name] - want)[same].max() / max(1.0, np.abs(want).max())))
+    if left_out > NEAR_TIE_PICTURES * pictures:
+        raise VerificationError(
+            f"torch and ONNX Runtime assign patches differently in {left_out} of {pictures} pictures, more than near-ties explain"
+        )
     for name, difference in worst.items():
         kind = name.split("_")[0]
         allowed = TEACHER_TOKENS if model.config.teacher_depths and kind in ("tokens", "features") else TOLERANCE[kind]
+        allowed = NEAR_TIES[kind] if ties else allowed
         if not difference <= allowed:
             raise VerificationError(f"output {name} differs by {difference:.2g} between torch and ONNX Runtime, allowed are {allowed:.0e}")
-    return worst
+    return worst, left_out / pictures
 
 
 def verify(proto: onnx.ModelProto, path: Path, model: PaCaViT, explain_stage: int | None, dynamic_size: bool) -> Verification:
     """All checks of an fp32 file: `proto` is its content, `path` where it lies for the engine to load."""
-    nodes, attention, softmax = check_structure(proto, model.config.blocks, model.config.clusterings, dynamic_size)
-    difference = check_numbers(path, model, explain_stage)
-    return Verification(OPSET, nodes, attention, softmax, BATCHES, difference)
+    nodes, attention, softmax = check_structure(proto, model.config.blocks, softmaxes(model), dynamic_size)
+    difference, near_ties = check_numbers(path, model, explain_stage)
+    return Verification(OPSET, nodes, attention, softmax, BATCHES, difference, near_ties)

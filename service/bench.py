@@ -66,7 +66,7 @@ def steps(path: Path, device: Device, photo: bytes, seconds: float = 2.0) -> dic
 
 def _median(work: Callable[[], object], seconds: float) -> float:
     work()
-    times = []
+    times: list[float] = []
     end = time.monotonic() + seconds
     while time.monotonic() < end or len(times) < 3:
         began = time.perf_counter()

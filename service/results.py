@@ -121,7 +121,7 @@ class MaskInfo:
 class Cluster:
     """One cluster of one stage. share: part of the class evidence located in it (None for class-agnostic answers); area: part of the picture where it
     is the strongest; effect: first-order change of the logit per unit of attention bias, if computed; overlay: its heatmap on the picture;
-    values: (H_s, W_s) float32, its assignment over its maximum."""
+    values: (H_s, W_s) float32, P(cluster | patch), 0 to 1."""
 
     stage: int
     cluster: int

@@ -110,3 +110,41 @@ def test_bad_requests_end_in_one_line_and_write_nothing(tmp_path: Path, request_
 def test_the_name_is_taken_from_the_repository_folder(tmp_path: Path) -> None:
     assert load_source(Request("paca_small_128", out=tmp_path / "pets" / "1" / "model.onnx")).name == "pets"
     assert load_source(Request("paca_small_128", out=tmp_path / "model.onnx")).name == "paca_small_128"
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Forty small pictures to calibrate on."""
+    from PIL import Image
+
+    rng = np.random.default_rng(2)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(40):
+        coarse = rng.integers(0, 256, (4, 4, 3), np.uint8)
+        Image.fromarray(coarse).resize((40, 36), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_smaller_formats_keep_fused_attention_and_load_in_the_server(tmp_path: Path, pictures: Path, precision: str) -> None:
+    from safetensors.torch import save_file
+
+    model = network()
+    torch.nn.init.normal_(model.head.weight, std=2.0)
+    import json
+
+    save_file(model.state_dict(), tmp_path / "w.safetensors", {"paca.config": json.dumps(model.config.to_dict()), "paca.labels": '["a", "b", "c"]'})
+    out = tmp_path / "toy" / "1" / f"model.{precision}.onnx"
+    report = run(Request("auto", tmp_path / "w.safetensors", precision=precision, calibration=pictures, out=out))
+    assert report.manifest.precision == precision
+    assert node_counts(onnx.load(out))["Attention"] == 3
+    engine = Engine(out, Device("cpu"))
+    engine.self_test()
+    assert engine.manifest.verification["logits_difference"] < 0.5
+
+
+def test_int8_needs_pictures_to_calibrate_on(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="--calibration"):
+        run(Request("paca_small_128", precision="int8", out=tmp_path / "model.onnx"))
+    assert list(tmp_path.iterdir()) == []
