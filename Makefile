@@ -37,13 +37,13 @@ check: $(VENV)/.setup  ## format, lint, types, import contracts
 	$(BIN)/lint-imports
 
 test: $(VENV)/.setup  ## the test suite
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile
 
 soak: $(VENV)/.setup  ## the fault tests at full counts; hours, resumable (build/soak.jsonl)
 	PACA_SOAK=1 $(BIN)/pytest tests/faults tests/service/api/test_fuzz.py --timeout 0
 
 bench: $(VENV)/.setup  ## speed and faithfulness on this machine, into benchmarks/results; wants both cores to itself
-	$(BIN)/python benchmarks/engine.py --save
+	$(BIN)/python benchmarks/explain.py --save
 	$(BIN)/python benchmarks/server.py limit --save
 
 figures: $(VENV)/.setup  ## rewrite every figure that README and docs quote from benchmarks/results

@@ -1,7 +1,7 @@
 """Rewrites a network into the form that runs fastest, on a copy: same functions, same numbers to rounding, other layouts and folded constants.
 
 Only algebra that holds exactly is used, each rewrite with its reason beside it; none touches `paca.model`, whose names must stay those of the
-checkpoints. What the exporter does with the result is `trace`'s business. What each rewrite gains: docs/speed.md.
+checkpoints. What the exporter does with the result is `trace`'s business. What each rewrite gains: docs/performance.md.
 """
 
 from __future__ import annotations

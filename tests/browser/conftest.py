@@ -17,9 +17,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """The system's Chromium under Playwright. Without one the tests are skipped, or fail where CI must have everything."""
+    """The system's Chromium under Playwright, for one module: while it is open its event loop runs in this thread, and asyncio.run elsewhere would refuse. Without one the tests are skipped, or fail where CI must have everything."""
     binary = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if binary is None:
         reason = "no Chromium on this machine; apt-get install chromium"
@@ -30,7 +30,7 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def demo(browser: Browser, tiny_repository: Path) -> Iterator[str]:
     """The demo page's address, served by `paca serve` with the tiny model."""
     environment = {**os.environ, "PACA_MODELS": str(tiny_repository), "PACA_PORT": "0", "PACA_LOG_LEVEL": "warning", "PYTHONUNBUFFERED": "1"}
