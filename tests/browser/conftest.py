@@ -19,7 +19,8 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """The system's Chromium under Playwright, for one module: while it is open its event loop runs in this thread, and asyncio.run elsewhere would refuse. Without one the tests are skipped, or fail where CI must have everything."""
+    """The system's Chromium under Playwright, for one module: while it is open its event loop runs in this thread, and asyncio.run would refuse.
+    Without one the tests are skipped, or fail where CI must have everything."""
     binary = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if binary is None:
         reason = "no Chromium on this machine; apt-get install chromium"
