@@ -86,7 +86,7 @@ async def picture() -> tuple[bytes, str]:
     sheet.save(out, "WEBP", quality=82)
     best = ", ".join(f"{p.label} {p.score:.2f}" for p in answer.predictions[:3])
     caption = (
-        f"The embedded model on a photo of a pagoda (china.jpg of scikit-learn, CC BY 2.0): **{best}**. Above right: where the evidence for "
+        f"The embedded model on a photo of a pagoda (china.jpg of scikit-learn, by danielbuechele, CC BY 2.0): **{best}**. Above right: where the evidence for "
         f"“{explanation.target.label if explanation.target else ''}” lies; below: its three strongest clusters."
     )
     return out.getvalue(), caption
