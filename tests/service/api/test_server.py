@@ -47,8 +47,11 @@ def test_metrics_of_several_workers_are_one(start, jpeg):
     with start(workers=2) as serving:
         for _ in range(12):
             assert httpx.post(f"{serving.url}/classify", content=jpeg).status_code == 200
-        text = httpx.get(f"{serving.url}/metrics").text
-        assert 'paca_requests_total{code="200",endpoint="/classify"} 12.0' in text
+        counted = 'paca_requests_total{code="200",endpoint="/classify"} 12.0'
+        until = time.monotonic() + 10  # a worker counts a request just after its answer has left
+        while counted not in httpx.get(f"{serving.url}/metrics").text:
+            assert time.monotonic() < until
+            time.sleep(0.1)
         serving.process.send_signal(signal.SIGTERM)
         assert serving.process.wait(30) == 0
 
