@@ -42,14 +42,15 @@ def _version(name: str) -> str | None:
 def table(rows: Sequence[Row]) -> str:
     """Rows with equal keys as a fixed-width table."""
     head = list(rows[0])
-    cells = [[_cell(row.get(key)) for key in head] for row in rows]
+    cells = [[cell(row.get(key)) for key in head] for row in rows]
     widths = [max(len(str(key)), *(len(line[i]) for line in cells)) for i, key in enumerate(head)]
     lines = [" ".join(str(key).ljust(width) for key, width in zip(head, widths, strict=True))]
-    lines += [" ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
+    lines += [" ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in cells]
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
+    """One value as it stands in a table: three digits for small numbers, none after the point for large ones."""
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
     return "" if value is None else str(value)

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from card import RESULTS, cell
 from PIL import Image
 
 from service.options import ExplainOptions
@@ -21,7 +22,6 @@ from service.predictor import Predictor
 from service.settings import Settings
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
 MARKER = re.compile(r"(<!-- figure:(\S+)(?: ([^>]*?))? -->\n).*?(<!-- /figure -->)", re.S)
 
 
@@ -34,16 +34,10 @@ def render(name: str, columns: str | None) -> str:
     rows = result["rows"]
     keys = [c.strip() for c in columns.split(",")] if columns else list(rows[0])
     lines = ["| " + " | ".join(keys) + " |", "|" + "---|" * len(keys)]
-    lines += ["| " + " | ".join(_cell(row.get(key)) for key in keys) + " |" for row in rows]
+    lines += ["| " + " | ".join(cell(row.get(key)) for key in keys) + " |" for row in rows]
     card = result["machine"]
     lines.append(f"\n`{result['command']}`, {result['date']}, {card['processor']}, {card['cores']} cores ({', '.join(card['instructions'])}).")
     return "\n".join(lines) + "\n"
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
-    return "" if value is None else str(value)
 
 
 def settings() -> str:
