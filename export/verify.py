@@ -6,6 +6,7 @@ is served. Returns what it measured, or raises `VerificationError` naming the fi
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,7 +26,10 @@ SIZES = ((0, 0), (32, 64), (96, 32), (1, 6))  # added to (H, W) for dynamic size
 FORBIDDEN = ("Shape", "Einsum", "Erf")  # at fixed size: signs of a graph that computes sizes or lost a fusion
 # A trained assignment is sharp: rounding of its scores (tens, so 1e-6) is the relative error of entries near 1. Reference parity (1e-6) is a test.
 TOLERANCE = {"logits": 2e-5, "assignment": 1e-5, "tokens": 5e-5, "features": 5e-5}
-TEACHER_TOKENS = 2e-4  # the teacher's BatchNorms amplify rounding
+# A network may amplify rounding itself (an untrained teacher's BatchNorms do, 8e-5 in its assignments): where a tolerance is exceeded, PyTorch in float32 is
+# held against PyTorch in float64 on the same pictures. Two runtimes that each are that far from the truth may be twice that apart, and as much again for luck.
+NOISE = 4
+MOST_NOISE = 1e-3  # whatever the noise: a network that needs more is broken, or the graph is
 # k-means, mixtures and DBSCAN amplify rounding without bound where clusters meet: pictures whose assignments agree must agree in everything, and most must.
 NEAR_TIES = {"logits": 5e-3, "assignment": 1e-3, "tokens": 2e-2, "features": 2e-2}
 NEAR_TIE_PICTURES = 0.5  # of the noise pictures, which are the worst there are; at most
@@ -77,9 +81,10 @@ def clustering_nets(model: PaCaViT) -> list[nn.Module]:
 
 
 def softmaxes(model: PaCaViT) -> int:
-    """How many Softmax nodes the clusterings of the graph must have: one each, unless a classic one says otherwise."""
+    """How many Softmax nodes the graph must have: one a clustering, unless a classic one says otherwise, and one for a gated pool."""
     nets = clustering_nets(model)
-    return model.config.clusterings - len(nets) + sum(getattr(net, "softmaxes", 1) for net in nets)
+    own = model.config.clusterings - len(nets) + sum(getattr(net, "softmaxes", 1) for net in nets)
+    return own + (model.config.pool == "gated")
 
 
 def check_numbers(path: Path, model: PaCaViT, explain_stage: int | None, seed: int = 0) -> tuple[dict[str, float], float]:
@@ -94,6 +99,7 @@ def check_numbers(path: Path, model: PaCaViT, explain_stage: int | None, seed: i
     ties = any(getattr(net, "near_ties", False) for net in clustering_nets(model))
     height, width = engine.manifest.preprocessing.size
     worst, pictures, left_out = dict.fromkeys(names, 0.0), 0, 0
+    worst_at: dict[str, np.ndarray] = {}  # the pictures on which each output differs most
     rng = np.random.default_rng(seed)
     cases = [(batch, 0, 0) for batch in BATCHES]
     if engine.manifest.dynamic_size:
@@ -115,19 +121,29 @@ def check_numbers(path: Path, model: PaCaViT, explain_stage: int | None, seed: i
                 same &= np.abs(got[name] - expected[name]).reshape(batch, -1).max(1) <= NEAR_TIES["assignment"]
         pictures, left_out = pictures + batch, left_out + int((~same).sum())
         for name, want in expected.items():
-            if same.any():
-                worst[name] = max(worst[name], float(np.abs(got[name] - want)[same].max() / max(1.0, np.abs(want).max())))
+            difference = float(np.abs(got[name] - want)[same].max() / max(1.0, np.abs(want).max())) if same.any() else 0.0
+            if difference > worst[name]:
+                worst[name], worst_at[name] = difference, images
     if left_out > NEAR_TIE_PICTURES * pictures:
         raise VerificationError(
             f"torch and ONNX Runtime assign patches differently in {left_out} of {pictures} pictures, more than near-ties explain"
         )
     for name, difference in worst.items():
-        kind = name.split("_")[0]
-        allowed = TEACHER_TOKENS if model.config.teacher_depths and kind in ("tokens", "features") else TOLERANCE[kind]
-        allowed = NEAR_TIES[kind] if ties else allowed
-        if not difference <= allowed:
-            raise VerificationError(f"output {name} differs by {difference:.2g} between torch and ONNX Runtime, allowed are {allowed:.0e}")
+        allowed = (NEAR_TIES if ties else TOLERANCE)[name.split("_")[0]]
+        if difference > allowed and not ties:
+            allowed = max(allowed, min(NOISE * float32_noise(reference, worst_at[name])[name], MOST_NOISE))
+        if difference > allowed:
+            raise VerificationError(f"output {name} differs by {difference:.2g} between torch and ONNX Runtime, allowed are {allowed:.2g}")
     return worst, left_out / pictures
+
+
+@torch.no_grad()
+def float32_noise(served: Served, images: np.ndarray) -> dict[str, float]:
+    """How far float32 itself is from float64 in PyTorch, per output: the largest difference relative to max(1, max |float64|)."""
+    exact = Served(copy.deepcopy(served.model).double(), "float32", served.explain_stage).eval()
+    normalised = torch.from_numpy(images).permute(0, 3, 1, 2).double() * served.scale.double() + served.shift.double()
+    pairs = zip(served.output_names, served(torch.from_numpy(images)), exact(normalised), strict=True)
+    return {name: float((found - true).abs().max() / max(1.0, float(true.abs().max()))) for name, found, true in pairs}
 
 
 def verify(proto: onnx.ModelProto, path: Path, model: PaCaViT, explain_stage: int | None, dynamic_size: bool) -> Verification:

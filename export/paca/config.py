@@ -49,6 +49,7 @@ class PaCaConfig:
     """A whole network. `image_size` is what it was trained at; any size runs, since nothing depends on absolute position.
 
     stem: "conv" = the paper's patch embedding (3x3 stride-2 convolutions with nothing between); "conv_norm" puts BatchNorm and GELU between them.
+    pool: how the last patches become one vector: "mean", as published, or "gated", where a learned score gives each patch its share.
     teacher_depths: blocks per stage of the external ConvMixer teacher; empty = none.
     crop: share of the resized picture that is kept (centre crop); 1.0 with `resize="stretch"` = the whole picture, aspect not kept.
     """
@@ -60,6 +61,7 @@ class PaCaConfig:
     image_size: int = 224
     patch_size: int = 4
     stem: str = "conv"
+    pool: str = "mean"
     teacher_depths: tuple[int, ...] = ()
     drop_path: float = 0.0
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -75,6 +77,8 @@ class PaCaConfig:
             raise ValueError(f"patch_size must be a power of two >= 2, not {self.patch_size}")
         if self.stem not in ("conv", "conv_norm"):
             raise ValueError(f"stem must be 'conv' or 'conv_norm', not {self.stem!r}")
+        if self.pool not in ("mean", "gated"):
+            raise ValueError(f"pool must be 'mean' or 'gated', not {self.pool!r}")
         if self.teacher_depths and len(self.teacher_depths) != len(self.stages):
             raise ValueError("teacher_depths needs one number a stage")
         if not self.teacher_depths and any(s.clusters and s.clustering == "teacher" for s in self.stages):
@@ -164,6 +168,7 @@ _OURS = (
         num_classes=10,
         image_size=128,
         stem="conv_norm",
+        pool="gated",
         drop_path=0.1,
         interpolation="bilinear",
         resize="stretch",

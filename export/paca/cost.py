@@ -27,6 +27,8 @@ def macs(config: PaCaConfig, size: tuple[int, int] | None = None) -> int:
         total += sum(_block(stage, n, stage.owns_clustering(b)) for b in range(stage.depth))
         if i + 1 < len(dims):
             total += 9 * dims[i] * dims[i + 1] * grids[i + 1]
+    if config.pool == "gated":
+        total += dims[-1] * grids[-1]
     if config.teacher_depths:
         total += _teacher(config, dims, grids)
     return total

@@ -29,13 +29,15 @@ EPS = 1e-6  # of every LayerNorm in the trunk
 class Features:
     """What one forward pass computes on the way to the logits; lists have one entry a stage.
 
-    tokens[s]: (B, N_s, C_s), normed. assignments[s]: (B, M, N_s), each row summing to 1 over patches, of the stage's last clustering;
-    None where the stage does not cluster. grids[s]: (H_s, W_s).
+    tokens[s]: (B, N_s, C_s), normed, the last ones gated too where the config says so. assignments[s]: (B, M, N_s), each row summing to 1
+    over patches, of the stage's last clustering; None where the stage does not cluster. grids[s]: (H_s, W_s).
+    shares: (B, N), how much each last patch counts in the mean; sums to 1.
     """
 
     tokens: list[Tensor] = field(default_factory=list)
     assignments: list[Tensor | None] = field(default_factory=list)
     grids: list[Grid] = field(default_factory=list)
+    shares: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -198,6 +200,22 @@ class PatchEmbed(nn.Module):
         return self.norm(self.proj(image))
 
 
+class GatedPool(nn.Module):
+    """Lets patches keep silent: x_n → N a_n x_n with a = softmax over the N patches of a learned score (attention-based pooling, Ilse et al. 2018).
+
+    The mean over patches then is sum_n a_n x_n, so logits stay an exact sum of token contributions.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(dim, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x: (B, N, C) → gated x (B, N, C) and the shares a (B, N)."""
+        shares = self.score(x).softmax(1)  # (B, N, 1)
+        return x * (shares * x.shape[1]), shares[..., 0]
+
+
 class PaCaViT(nn.Module):
     """The whole classifier: normalised image (B, 3, H, W) → logits (B, K). Any H, W of at least `patch_size` times two per later stage runs."""
 
@@ -215,6 +233,8 @@ class PaCaViT(nn.Module):
             setattr(self, f"norm{i}", nn.LayerNorm(stage.dim, eps=EPS))
             if i < len(dims):
                 setattr(self, f"transition{i}", Transition(stage.dim, dims[i]))
+        if config.pool == "gated":
+            self.pool = GatedPool(dims[-1])
         self.head = nn.Linear(dims[-1], config.num_classes)
         self.apply(_initialise)
 
@@ -222,11 +242,11 @@ class PaCaViT(nn.Module):
         return self.classify(self.features(image).tokens[-1])
 
     def classify(self, tokens: Tensor) -> Tensor:
-        """Last normed tokens (B, N, C) → logits (B, K): mean over patches, then the linear head. Hence logits are a sum of token contributions."""
+        """Last tokens (B, N, C) → logits (B, K): mean over patches, then the linear head. Hence logits are a sum of token contributions."""
         return self.head(tokens.mean(1))
 
     def features(self, image: Tensor) -> Features:
-        """Every stage's normed tokens, assignment and grid; the logits are `classify(tokens[-1])`."""
+        """Every stage's tokens, assignment and grid; the logits are `classify(tokens[-1])`."""
         return self.tail(self.patch_embed(image), first=1)
 
     def after(self, tokens: Tensor, stage: int, grid: Grid) -> Features:
@@ -253,6 +273,10 @@ class PaCaViT(nn.Module):
             out.grids.append(grid)
             if i < len(self.config.stages):
                 x = getattr(self, f"transition{i}")(to_map(tokens, grid))
+        if self.config.pool == "gated":
+            out.tokens[-1], out.shares = self.pool(tokens)
+        else:
+            out.shares = tokens.new_full(tokens.shape[:2], 1 / tokens.shape[1])
         return out
 
 

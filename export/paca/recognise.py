@@ -42,7 +42,7 @@ def _fingerprint(config: PaCaConfig) -> tuple:
         for s in config.stages
     )
     stem = config.stem if config.patch_size > 2 else "conv"  # a single convolution has no norm between
-    return stages, config.in_channels, config.patch_size, stem, config.teacher_depths
+    return stages, config.in_channels, config.patch_size, stem, config.pool, config.teacher_depths
 
 
 def _infer(shapes: Shapes) -> PaCaConfig:
@@ -57,6 +57,7 @@ def _infer(shapes: Shapes) -> PaCaConfig:
         num_classes=shapes["head.weight"][0],
         in_channels=first[1],
         patch_size=2 ** max(len(convolutions), 1),
+        pool="gated" if "pool.score.weight" in shapes else "mean",
         stem="conv_norm" if "patch_embed.proj.1.running_mean" in shapes else "conv",
         teacher_depths=tuple(
             len(_numbers(shapes, f"paca_teacher.block{i}.{{}}.1.weight")) for i in _numbers(shapes, "paca_teacher.block{}.0.1.weight", 1)

@@ -23,7 +23,7 @@ from ..paca.config import PaCaConfig
 from ..paca.model import PaCaViT, attend_explicit, use_attention
 from .augment import Augmentation, augment, mix, normalise
 from .data import DataError, Pictures
-from .locality import distract, token_loss
+from .locality import distract, region_loss
 from .progress import Track
 from .state import BEST, LAST, Run, check_same, resume, save, write
 
@@ -32,7 +32,7 @@ from .state import BEST, LAST, Run, check_same, resume, save, write
 class Recipe:
     """sizes: (share of the epochs, picture side) in order; the last share is 1. warmup: epochs. ema: decay per step. clip: of the gradient's norm.
     patience: stop after this many epochs without a better held-out accuracy, 0 = never. balance: weigh classes by the inverse of their frequency.
-    locality: weight of the loss that makes tokens speak for their own place only (`locality`), on every other batch; 0 = off."""
+    locality: every other batch teaches the tokens to speak for their own place only (`locality`)."""
 
     epochs: int = 48
     batch: int = 64
@@ -46,7 +46,7 @@ class Recipe:
     sizes: tuple[tuple[float, int], ...] = ((0.4, 64), (0.8, 96), (1.0, 128))
     patience: int = 0
     balance: bool = False
-    locality: float = 0.0
+    locality: bool = False
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def size_at(self, epoch: int) -> int:
@@ -117,20 +117,19 @@ def fit(
             rows = order[step * recipe.batch : (step + 1) * recipe.batch]
             x = augment(images[rows].to(device), size, recipe.augmentation, mean, std, run.generator)
             target = labels[rows]
-            if recipe.augmentation.mixup or recipe.augmentation.cutmix:
-                x, target = mix(x, target, len(train.classes), recipe.augmentation, run.generator)
             for group in run.optimizer.param_groups:
                 group["lr"] = recipe.lr_at(run.epoch + step / batches)
-            places = None
             if recipe.locality and step % 2:
-                x, target, places = distract(x, labels[rows], run.model.config.grids((size, size))[-1][0], len(train.classes), run.generator)
-            with torch.autocast(device.type, dtype=torch.bfloat16):
-                tokens = run.model.features(x).tokens[-1]
-                logits = run.model.classify(tokens)
-                evidence = run.model.head(tokens) if places is not None else None
-            loss = F.cross_entropy(logits.float(), target, weight, label_smoothing=recipe.smoothing)
-            if places is not None and evidence is not None:
-                loss = loss + recipe.locality * token_loss(evidence.float(), places)
+                x, cells = distract(x, run.model.config.grids((size, size))[-1][0], run.generator)
+                with torch.autocast(device.type, dtype=torch.bfloat16):
+                    found = run.model.features(x)
+                loss = region_loss(found, run.model.head, target, cells, recipe.smoothing)
+            else:
+                if recipe.augmentation.mixup or recipe.augmentation.cutmix:
+                    x, target = mix(x, target, len(train.classes), recipe.augmentation, run.generator)
+                with torch.autocast(device.type, dtype=torch.bfloat16):
+                    logits = run.model(x)
+                loss = F.cross_entropy(logits.float(), target, weight, label_smoothing=recipe.smoothing)
             run.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(run.model.parameters(), recipe.clip)

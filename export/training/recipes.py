@@ -44,11 +44,16 @@ class Plan:
 
 
 def imagenette(options: Options) -> Plan:
-    """Ten classes of real photos at 128 px. The last tenth of the training pack is held out; the validation pack is scored once."""
+    """Ten classes of real photos at 128 px. The last tenth of the training pack is held out; the validation pack is scored once.
+
+    128 px in training brought nothing that 96 px does not, since crops show things larger than the whole pictures served (Touvron et al. 2019).
+    """
     base = _base(options, "paca_small_128")
+    base = dataclasses.replace(base, config=dataclasses.replace(base.config, pool="gated"))
     train, validation = read_imagenette(options.data, base.config.image_size)
     kept, held_out = tail(train, 0.1)
-    recipe = Recipe(epochs=options.epochs or 48, seed=options.seed)
+    sizes = ((0.45, 80), (1.0, 96)) if base.weights else ((0.4, 64), (1.0, 96))
+    recipe = Recipe(epochs=options.epochs or 48, lr=1.5e-3 if base.weights else 2e-3, seed=options.seed, sizes=sizes, locality=True)
     return _plan(base, recipe, kept, held_out, {"validation": validation})
 
 

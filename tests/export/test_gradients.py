@@ -145,6 +145,12 @@ def test_the_contributions_are_the_gradient_map_of_the_last_norm(model: PaCaViT)
     torch.testing.assert_close(torch.from_numpy(cam).flatten(), (tokens * gradient).sum(-1)[0].detach(), rtol=1e-4, atol=1e-6)
 
 
+def test_gradients_pass_through_a_gate(tmp_path: Path):
+    gated = network(StageConfig(10, 1, 2, 5), StageConfig(14, 1, 7), image_size=20, pool="gated")
+    report = export_gradients(gated, 1, tmp_path / "explain.onnx")
+    assert max(report["errors"].values()) < 1e-4
+
+
 def test_a_network_with_a_teacher_starts_at_the_patch_embedding(tmp_path: Path):
     stages = StageConfig(6, 1, 2, 5, "teacher"), StageConfig(10, 1, 5, 3, "teacher")
     model = network(*stages, image_size=18, teacher_depths=(1, 1))

@@ -17,6 +17,7 @@ TAUGHT = (StageConfig(8, 2, 2, 5, "teacher"), StageConfig(12, 1, 3), StageConfig
 CONFIGS = {
     "conv stem": PaCaConfig("a", CONV, num_classes=3, image_size=64),
     "normed stem": PaCaConfig("b", CONV, num_classes=3, image_size=64, stem="conv_norm"),
+    "gated pool": PaCaConfig("g", CONV[:2], num_classes=3, image_size=64, pool="gated"),
     "patch 2": PaCaConfig("c", CONV, num_classes=3, image_size=64, patch_size=2),
     "patch 8": PaCaConfig("d", CONV[:2], num_classes=3, image_size=64, patch_size=8, stem="conv_norm"),
     "teacher": PaCaConfig("e", TAUGHT, num_classes=3, image_size=64, teacher_depths=(1, 2, 1)),

@@ -54,6 +54,12 @@ def test_decomposed_attention_is_noticed() -> None:
         check_structure(trace(model, attention=attend_explicit), model.config.blocks, model.config.clusterings, False)
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_gated_pool_adds_one_softmax(tmp_path: Path, dynamic: bool) -> None:
+    report = export_model(Source(network(pool="gated"), "toy", ("a", "b", "c")), tmp_path / "model.onnx", dynamic_size=dynamic)
+    assert report.verification.softmax_nodes == 2  # one clustering, one gate
+
+
 def test_one_dynamic_file_serves_many_sizes(tmp_path: Path) -> None:
     report = export_model(Source(network(), "toy", ("a", "b", "c")), tmp_path / "model.onnx", dynamic_size=True, with_explain=False)
     assert report.manifest.dynamic_size

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -39,6 +41,27 @@ def test_logits_are_a_sum_of_what_each_token_contributes(model: PaCaViT) -> None
     tokens = model.features(image).tokens[-1]
     contributions = tokens @ model.head.weight.T / tokens.shape[1]
     torch.testing.assert_close(contributions.sum(1) + model.head.bias, model(image))
+
+
+def test_a_gate_gives_patches_shares_of_the_mean_and_logits_stay_their_sum() -> None:
+    torch.manual_seed(2)
+    model = PaCaViT(dataclasses.replace(CONFIG, pool="gated")).eval()
+    torch.nn.init.normal_(model.pool.score.weight)
+    image = torch.randn(2, 3, 32, 32)
+    found = model.features(image)
+    torch.testing.assert_close(found.shares.sum(1), torch.ones(2))
+    assert found.shares.max() > 2 * found.shares.min()
+    contributions = found.tokens[-1] @ model.head.weight.T / found.tokens[-1].shape[1]
+    torch.testing.assert_close(contributions.sum(1) + model.head.bias, model(image))
+
+
+def test_an_indifferent_gate_is_the_mean(model: PaCaViT) -> None:
+    gated = PaCaViT(dataclasses.replace(CONFIG, pool="gated")).eval()
+    gated.load_state_dict(model.state_dict(), strict=False)
+    torch.nn.init.zeros_(gated.pool.score.weight)
+    image = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(gated(image), model(image))
+    torch.testing.assert_close(model.features(image).shares, torch.full((2, 4), 0.25))
 
 
 def test_a_picture_is_classified_alike_alone_and_in_a_batch(model: PaCaViT) -> None:
