@@ -6,23 +6,24 @@ FROM ${BASE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CACHE_DIR=/var/cache/pip PYTHONDONTWRITEBYTECODE=1
 RUN python3 -m venv /opt/paca
 WORKDIR /src
-COPY constraints.txt pyproject.toml README.md LICENSE ./
-COPY service/__init__.py service/__init__.py
+COPY requirements requirements
 
 FROM build AS build-cpu
-# Dependencies first: this layer is reused until pyproject.toml or constraints.txt changes.
-RUN --mount=type=cache,target=/var/cache/pip /opt/paca/bin/pip install -q -c constraints.txt '.[cpu]' && /opt/paca/bin/pip uninstall -q -y paca-serve
+# Dependencies first: this layer is reused until the lock file changes. Only files whose hashes stand there are installed; `make lock` writes it.
+RUN --mount=type=cache,target=/var/cache/pip /opt/paca/bin/pip install -q --require-hashes -r requirements/cpu.txt
+COPY pyproject.toml README.md LICENSE ./
 COPY service service
-RUN --mount=type=cache,target=/var/cache/pip /opt/paca/bin/pip install -q --no-deps . \
+RUN /opt/paca/bin/pip install -q --no-deps --no-build-isolation . \
  && find /opt/paca -depth \( -name __pycache__ -o -name tests -path '*numpy*' \) -exec rm -rf {} + \
- && /opt/paca/bin/pip uninstall -q -y pip
+ && /opt/paca/bin/pip uninstall -q -y setuptools pip
 
 FROM build AS build-cuda
-RUN --mount=type=cache,target=/var/cache/pip /opt/paca/bin/pip install -q -c constraints.txt '.[gpu]' && /opt/paca/bin/pip uninstall -q -y paca-serve
+RUN --mount=type=cache,target=/var/cache/pip /opt/paca/bin/pip install -q --require-hashes -r requirements/gpu.txt
+COPY pyproject.toml README.md LICENSE ./
 COPY service service
-RUN --mount=type=cache,target=/var/cache/pip /opt/paca/bin/pip install -q --no-deps . \
+RUN /opt/paca/bin/pip install -q --no-deps --no-build-isolation . \
  && find /opt/paca -depth -name __pycache__ -exec rm -rf {} + \
- && /opt/paca/bin/pip uninstall -q -y pip
+ && /opt/paca/bin/pip uninstall -q -y setuptools pip
 
 FROM ${BASE} AS runtime
 ENV PATH=/opt/paca/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \

@@ -7,7 +7,7 @@ RUNTIME ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/
 PORT   ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help serve setup check test bench soak figures up clean
+.PHONY: help serve setup check test bench soak lock figures up clean
 
 help:            ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -30,17 +30,23 @@ serve: $(VENV)/.serve  ## serve the embedded model on 127.0.0.1:8000
 
 setup: $(VENV)/.setup  ## .venv with everything for development
 
-check: $(VENV)/.setup  ## format, lint, types, import contracts
+check: $(VENV)/.setup  ## format, lint, types, import contracts, security
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit -q -r service export -c pyproject.toml
 
 test: $(VENV)/.setup  ## the test suite
 	$(BIN)/pytest -n 2 --dist loadfile
 
 soak: $(VENV)/.setup  ## the fault tests at full counts; hours, resumable (build/soak.jsonl)
 	PACA_SOAK=1 $(BIN)/pytest tests/faults tests/service/api/test_fuzz.py --timeout 0
+
+lock: $(VENV)/bin/python  ## requirements/*.txt, the server image's packages with their hashes, from constraints.txt
+	$(PIP) install -c constraints.txt uv
+	for runtime in cpu gpu; do echo 'setuptools>=77' | $(BIN)/uv pip compile -q pyproject.toml - --extra $$runtime -c constraints.txt \
+	  --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -o requirements/$$runtime.txt || exit 1; done
 
 bench: $(VENV)/.setup  ## speed and faithfulness on this machine, into benchmarks/results; wants both cores to itself
 	$(BIN)/python benchmarks/explain.py --save

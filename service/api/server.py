@@ -7,6 +7,7 @@ accepted is answered, exit 0. SIGINT skips the moment. SIGHUP looks at the model
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import signal
 import socket
@@ -141,6 +142,14 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
+def reachable(host: str) -> str:
+    """The host of a URL by which this machine reaches a server that listens on `host`."""
+    with suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        host = host if not address.is_unspecified else "127.0.0.1" if address.version == 4 else "::1"
+    return f"[{host}]" if ":" in host else host
+
+
 def _allow_connections() -> None:
     """Raises this process's limit of open files as far as the system allows and it needs: each connection is one."""
     with suppress(ImportError, ValueError, OSError):
@@ -169,8 +178,7 @@ def serve(settings: Settings) -> None:
     port = sock.getsockname()[1]
 
     def announce() -> None:
-        host = f"[{settings.host}]" if ":" in settings.host else "127.0.0.1" if settings.host == "0.0.0.0" else settings.host  # noqa: S104
-        address = f"http://{host}:{port}{settings.root_path.rstrip('/')}"
+        address = f"http://{reachable(settings.host)}:{port}{settings.root_path.rstrip('/')}"
         with suppress(OSError):  # standard output is closed or full: no reason not to serve
             print(f"PaCa is ready: {address}/\nTry: curl -F file=@photo.jpg {address}/classify", flush=True)
 

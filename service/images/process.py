@@ -11,7 +11,7 @@ import atexit
 import json
 import os
 import struct
-import subprocess
+import subprocess  # nosec B404
 import sys
 import threading
 import time
@@ -75,7 +75,7 @@ class DecoderProcess:
             environment = {name: value for name, value in os.environ.items() if not name.startswith("PACA_")}  # no keys where hostile bytes go
             environment["OPENBLAS_NUM_THREADS"] = "1"
             try:
-                self._child = subprocess.Popen(  # noqa: S603  our own interpreter, our own code
+                self._child = subprocess.Popen(  # noqa: S603  our own interpreter, our own code  # nosec B603
                     [sys.executable, "-c", _CODE, json.dumps(sys.path)],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
@@ -126,7 +126,7 @@ def _ask(child: subprocess.Popen[bytes], source: Source, reduce_to: int | None) 
 
 
 def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
-    assert pipe is not None  # noqa: S101  asked for when the process was started
+    assert pipe is not None  # noqa: S101  asked for when the process was started  # nosec B101
     return pipe
 
 

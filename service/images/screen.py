@@ -198,7 +198,7 @@ def _png(data: bytes, limits: Limits) -> Source:
             break
     else:
         _too_many_parts()
-    assert size is not None  # noqa: S101  the first chunk was the header
+    assert size is not None  # noqa: S101  the first chunk was the header  # nosec B101
     return Source(b"".join(kept), "PNG", *size, orientation, depth, several=several)
 
 

@@ -13,7 +13,7 @@ import time
 import httpx
 import pytest
 
-from service.api.server import listen
+from service.api.server import listen, reachable
 from service.errors import CannotStart
 from tests.serving import alive
 
@@ -91,3 +91,11 @@ def test_a_server_that_cannot_start_says_why_and_exits_with_1(tmp_path, workers)
     assert done.returncode == 1
     assert "no model could be loaded" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("listened", "asked"),
+    [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]"), ("fe80::2", "[fe80::2]"), ("box.lan", "box.lan")],  # noqa: S104
+)
+def test_the_ready_line_names_a_host_that_can_be_asked(listened, asked):
+    assert reachable(listened) == asked
