@@ -35,8 +35,8 @@ def percentile(answers: Sequence[Answer], part: float) -> float:
     return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else 0.0
 
 
-async def closed(port: int, requests: Sequence[bytes], callers: int, until: asyncio.Event, outcome: Outcome) -> None:
-    """Callers that ask one after the other until the event; refused connections are tried again."""
+async def closed(port: int, requests: Sequence[bytes], callers: int, until: asyncio.Event, outcome: Outcome, pause: float = 0.0) -> None:
+    """Callers that ask one after the other until the event, `pause` seconds apart; refused connections are tried again."""
     began = time.monotonic()
 
     async def call(i: int) -> None:
@@ -45,8 +45,7 @@ async def closed(port: int, requests: Sequence[bytes], callers: int, until: asyn
             answer = await connection.ask(requests[i % len(requests)])
             outcome.answers.append(answer)
             i += callers
-            if answer.refused:
-                await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05 if answer.refused else pause)
         connection.close()
 
     await asyncio.gather(*(call(i) for i in range(callers)))
