@@ -21,10 +21,9 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from .errors import PacaError
-from .options import COLORMAPS, FORMATS, METHODS, ClassifyOptions, ExplainOptions
+from .options import COLORMAPS, FORMATS, METHODS, SUFFIXES, ClassifyOptions, ExplainOptions
 
 GROUP = "paca.commands"
-PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
 class Commands(TyperGroup):
@@ -84,12 +83,17 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")
 Inputs = Annotated[list[str], typer.Argument(help="Pictures, folders of pictures, or - for one picture on standard input.")]
 
 
+def _one_of(values: Iterable[str]) -> Any:
+    """An option with these values, which the shell's completion offers; whether one is allowed is checked where it is used."""
+    return typer.Option(help=f"One of: {', '.join(values)}.", autocompletion=lambda: list(values))
+
+
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="TCP port, 0 = any free one.")] = None,
     models: Annotated[Path | None, typer.Option(help="Model repository: <name>/<version>/model.onnx.")] = None,
-    provider: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8.")] = None,
+    provider: Annotated[str | None, _one_of(("auto", "cpu", "cuda"))] = None,
+    precision: Annotated[str | None, _one_of(("fp32", "fp16", "int8"))] = None,
     instances: Annotated[int | None, typer.Option(help="Runs at the same time.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of one run.")] = None,
     workers: Annotated[int | None, typer.Option(help="Server processes.")] = None,
@@ -131,10 +135,10 @@ def explain(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for overlays and reports.")] = Path("out"),
     target: Annotated[list[str] | None, typer.Option("--target", "-t", help="Class name or id; repeatable. Default: the top class.")] = None,
     contrast: Annotated[str | None, typer.Option(help="A class, or runner_up: why the target and not this one.")] = None,
-    method: Annotated[str | None, typer.Option(help=f"One of: {', '.join(METHODS)}.")] = None,
+    method: Annotated[str | None, _one_of(METHODS)] = None,
     stage: Annotated[int | None, typer.Option(help="Whose clusters to show.")] = None,
     clusters: Annotated[int, typer.Option(help="How many clusters.")] = 5,
-    colormap: Annotated[str, typer.Option(help=f"One of: {', '.join(COLORMAPS)}.")] = "viridis",
+    colormap: Annotated[str, _one_of(COLORMAPS)] = "viridis",
     fmt: Annotated[str, typer.Option("--format", help=f"One of: {', '.join(FORMATS)}.")] = "webp",
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=1000)] = 5,
     as_json: AsJson = False,
@@ -303,7 +307,7 @@ def _pictures(inputs: Iterable[str]) -> list[tuple[str, bytes]]:
         if name == "-":
             found.append((name, sys.stdin.buffer.read()))
         elif path.is_dir():
-            found += [(str(p), p.read_bytes()) for p in sorted(path.rglob("*")) if p.suffix.lower() in PICTURES]
+            found += [(str(p), p.read_bytes()) for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES]
         elif path.is_file():
             found.append((name, path.read_bytes()))
         else:

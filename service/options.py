@@ -8,6 +8,7 @@ METHODS = ("focus", "cam", "fine", "grouping")
 RENDERS = ("overlay", "heatmap", "mask", "masked", "segmentation", "clusters")
 FORMATS = ("webp", "png", "jpeg")
 COLORMAPS = ("viridis", "inferno", "magma", "cividis")
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})  # of picture files in a folder; what a file is, only its bytes say
 MAX_TARGETS = 5
 MAX_CLUSTERS = 16
 MAX_SIDE = 1024  # of a rendered picture whose size was asked for in pixels, and cap of "original"
