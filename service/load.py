@@ -75,12 +75,21 @@ async def _client(host: str, port: int, request: bytes, *, until: float = float(
             writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")
             lines = head.decode("latin-1").lower().split("\r\n")
-            length = next((int(line[15:]) for line in lines if line.startswith("content-length:")), 0)
-            if length:
-                await reader.readexactly(length)
+            await _skip_body(reader, lines)
             answers.append((int(lines[0].split()[1]), time.monotonic() - sent))
             if "connection: close" in lines:
                 break
     finally:
         writer.close()
     return answers
+
+
+async def _skip_body(reader: asyncio.StreamReader, head: list[str]) -> None:
+    """Reads an answer's body to its end. head: its lines, lower case."""
+    if any(line.startswith("transfer-encoding:") and line.endswith("chunked") for line in head):
+        while size := int((await reader.readuntil(b"\r\n")).partition(b";")[0], 16):
+            await reader.readexactly(size + 2)
+        while await reader.readuntil(b"\r\n") != b"\r\n":
+            pass  # trailers
+    else:
+        await reader.readexactly(next((int(line[15:]) for line in head if line.startswith("content-length:")), 0))

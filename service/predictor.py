@@ -15,13 +15,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -31,22 +31,25 @@ from .batcher import Answer, Batcher
 from .engine import Device, Engine, GradientEngine, Outputs
 from .errors import BadArtifact, BadParameter, DeadlineExceeded
 from .explain import question
-from .options import ClassifyOptions, ExplainOptions
+from .options import MAX_TARGETS, ClassifyOptions, ExplainOptions
 from .results import Classification, Explained, Explanation, ImageInfo, Timings
 
 log = logging.getLogger("paca.predictor")
 T = TypeVar("T")
+P = ParamSpec("P")
+MAX_ROWS = 128  # of one request for tensors
 
 
 @dataclass(frozen=True)
 class Capacity:
     """How much runs at once. instances: parallel runs; max_batch: pictures a run; max_wait: seconds a batch waits for company; queue_size: pictures that
-    may wait; decoders: pictures decoded at the same time."""
+    may wait; admitted: pictures at work beyond which a server takes no further request; decoders: pictures decoded at the same time."""
 
     instances: int = 1
     max_batch: int = 1
     max_wait: float = 0.0
     queue_size: int = 128
+    admitted: int = 128
     decoders: int = 2
 
 
@@ -64,6 +67,23 @@ class Question:
 
     features: np.ndarray
     weights: np.ndarray
+
+
+def _counted(step: Callable[Concatenate[Predictor, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[Predictor, P], Coroutine[Any, Any, T]]:
+    """Counts a call while it is under way, so that `close` does not take threads away between two of its steps."""
+
+    @wraps(step)
+    async def call(self: Predictor, /, *args: P.args, **named: P.kwargs) -> T:
+        self._calls += 1
+        self._idle.clear()
+        try:
+            return await step(self, *args, **named)
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._idle.set()
+
+    return call
 
 
 class Predictor:
@@ -87,6 +107,8 @@ class Predictor:
         self.capacity = capacity or Capacity()
         self._limits = limits or images.Limits()
         self._engine, self._gradients = engine, gradients if engine.manifest.explain else None
+        self._calls, self._idle = 0, asyncio.Event()
+        self._idle.set()
         self._workers = ThreadPoolExecutor(self.capacity.decoders, thread_name_prefix=f"{name}-pixels")
         c = self.capacity
         self.batcher: Batcher[Picture, Outputs] = Batcher(
@@ -96,7 +118,7 @@ class Predictor:
         self.gradient_batcher: Batcher[Question, dict[str, np.ndarray]] | None = None
         if self._gradients:
             run = partial(_run_gradients, self._gradients)
-            self.gradient_batcher = Batcher(run, max_batch=c.max_batch, max_wait=0.0, queue_size=c.queue_size, instances=1)
+            self.gradient_batcher = Batcher(run, max_batch=c.max_batch, max_wait=0.0, queue_size=c.queue_size * MAX_TARGETS, instances=1)
         self._warm_up()
 
     @classmethod
@@ -116,6 +138,7 @@ class Predictor:
     def precision(self) -> str:
         return self.manifest.precision
 
+    @_counted
     async def classify(self, data: bytes, options: ClassifyOptions | None = None, deadline: float | None = None) -> Classification:
         """The most probable classes of one picture, given as a file's bytes. Raises InvalidInput, Unavailable or DeadlineExceeded."""
         options = options or ClassifyOptions()
@@ -132,6 +155,7 @@ class Predictor:
             warnings=read.warnings,
         )
 
+    @_counted
     async def explain(self, data: bytes, options: ExplainOptions | None = None, deadline: float | None = None) -> Explained:
         """Predictions and explanations of one picture from one forward pass, plus one short gradient pass a target where the method needs it."""
         asked = self._plan(options or ExplainOptions())
@@ -146,7 +170,7 @@ class Predictor:
         maps: Sequence[dict[str, np.ndarray]] = [{} for _ in pairs]
         if asked.gradients and self.gradient_batcher:
             rows = [Question(arrays["features"], question(len(logits), *pair)) for pair in pairs]
-            maps = [a.result for a in await asyncio.gather(*(self.gradient_batcher.submit(row, deadline) for row in rows))]
+            maps = [a.result for a in await together(self.gradient_batcher.submit(row, deadline) for row in rows)]
         explained = time.monotonic()
         parts = await self._in_thread(deadline, self._compose, asked, read, logits, arrays, pairs, maps)
         return Explained(
@@ -159,10 +183,12 @@ class Predictor:
             explanations=tuple(parts),
         )
 
+    @_counted
     async def prepare(self, data: bytes, deadline: float | None = None) -> np.ndarray:
         """One encoded picture as the graph takes it: a row for `infer`."""
         return (await self._in_thread(deadline, self._read, data, max(self.manifest.preprocessing.size))).tensor
 
+    @_counted
     async def infer(self, batch: np.ndarray, outputs: tuple[str, ...] | None = None, deadline: float | None = None) -> dict[str, np.ndarray]:
         """The graph as it is: tensors as the manifest's `input` says → the named outputs (all by default), each (B, ...). BadParameter for a wrong shape."""
         known = tuple(self._engine.outputs)
@@ -171,7 +197,7 @@ class Predictor:
             raise BadParameter(f"there is no output {unknown[0][:60]!r}; the model has: {', '.join(known)}")
         self._check_tensor(batch)
         wanted = tuple(name for name in names if name != "logits")
-        answers = await asyncio.gather(*(self.batcher.submit(Picture(row, wanted), deadline) for row in batch))
+        answers = await together(self.batcher.submit(Picture(row, wanted), deadline) for row in batch)
         rows = [{"logits": a.result.logits, **a.result.arrays} for a in answers]
         return {name: np.stack([row[name] for row in rows]) for name in names}
 
@@ -188,7 +214,8 @@ class Predictor:
             self._plan(options)
 
     async def close(self) -> None:
-        """Answers everything accepted, then frees threads and sessions."""
+        """Lets the calls that are under way finish, all their steps, then frees threads and sessions. Nobody may call from here on."""
+        await self._idle.wait()
         await self.batcher.close()
         if self.gradient_batcher:
             await self.gradient_batcher.close()
@@ -258,6 +285,16 @@ class Predictor:
         out = self._engine.run(blank, features)
         if self._gradients and features:
             self._gradients.run(out.arrays["features"][:1], np.zeros((1, len(self.manifest.labels)), np.float32))
+
+
+async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results, in order. Where one fails, the others are cancelled and its error is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one) for one in work]
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,26 @@ Our own batcher stays in charge inside each replica; Ray only places, restarts a
 
 from __future__ import annotations
 
+import asyncio
+
 from ray import serve
 
 from .api.app import create_app
+from .api.state import state
 
 
 @serve.deployment(name="PaCa", max_ongoing_requests=32, graceful_shutdown_timeout_s=30)
-@serve.ingress(create_app())
+@serve.ingress(create_app)
 class PaCa:
-    """One replica: its own model, decoder threads and batcher."""
+    """One replica: its own model, decoder threads and batcher, made where it runs."""
+
+    async def check_health(self) -> None:
+        """Ray sends a new replica nothing before this has returned once, so it waits for the models; raises what keeps them from loading."""
+        shared = state(self.app)  # type: ignore[attr-defined]  # the decorator adds the app
+        while not (shared.registry.ready[0] or shared.registry.draining):
+            if shared.failure:
+                raise shared.failure
+            await asyncio.sleep(0.05)
 
 
 app = PaCa.bind()  # type: ignore[attr-defined]  # the decorator makes it a deployment

@@ -18,6 +18,7 @@ from .predictor import Predictor
 from .repository import ModelFiles
 
 log = logging.getLogger("paca.registry")
+LAST_SECONDS = 1.0  # for requests that have got a version but not yet called it, when it is replaced
 Load = Callable[[ModelFiles], Predictor]
 
 
@@ -133,7 +134,11 @@ class Registry:
         return None
 
     def _retire(self, predictor: Predictor) -> None:
-        task = asyncio.create_task(predictor.close())
+        async def close() -> None:
+            await asyncio.sleep(LAST_SECONDS)
+            await predictor.close()
+
+        task = asyncio.create_task(close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 

@@ -45,7 +45,12 @@ class Settings(BaseSettings):
     max_wait_ms: float = Field(
         0.0, ge=0, le=1000, description="Milliseconds a batch waits for company. 0 = never: what queued while busy is the batch."
     )
-    queue_size: int = Field(128, ge=1, le=100_000, description="Pictures waiting for the engine, per model; beyond it requests get 503 at once.")
+    queue_size: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="Pictures that may wait for the engine; beyond it requests get 503 at once. 0 = 16, or two full rounds of runs.",
+    )
     deadline_ms: int = Field(15_000, ge=100, description="Milliseconds from a complete request to its answer; later ones get 504.")
     max_body_mb: float = Field(16.0, gt=0, le=1024, description="Megabytes (2^20 bytes) of a request body.")
     max_pixels: int = Field(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from .engine import Device, Engine, GradientEngine
 from .images import Limits
-from .predictor import Capacity, Predictor
+from .predictor import MAX_ROWS, Capacity, Predictor
 from .registry import Registry
 from .repository import ModelFiles
 from .settings import Settings, cores
+
+WAITING = 16  # at twice the capacity the last of them waits about twice the p99 of 0.8 capacity, however many instances (docs/decisions.md)
 
 
 def build_registry(settings: Settings) -> Registry:
@@ -37,9 +39,13 @@ def _threads(settings: Settings) -> int:
 
 
 def _capacity(settings: Settings, provider: str) -> Capacity:
+    instances, max_batch = _instances(settings, provider), settings.max_batch or (16 if provider == "cuda" else 1)
+    admitted = (settings.queue_size or max(WAITING, 2 * instances * max_batch)) + instances * max_batch
     return Capacity(
-        instances=_instances(settings, provider),
-        max_batch=settings.max_batch or (16 if provider == "cuda" else 1),
+        instances=instances,
+        max_batch=max_batch,
         max_wait=settings.max_wait_ms / 1000,
-        queue_size=settings.queue_size,
+        admitted=admitted,
+        queue_size=admitted + max(settings.max_images, MAX_ROWS),  # room for the request that was admitted last
+        decoders=max(2, cores() // settings.workers),
     )

@@ -1,6 +1,7 @@
-"""Who may work: a bounded number of requests past their upload, a memory watermark, one deadline each, and no work for a caller who left.
+"""Who may work: a bounded number of pictures past their upload, a memory watermark, one deadline each, and no work for a caller who left.
 
-The engine's own queue is bounded by `batcher`; this bound stands before it, so that a refusal costs neither the reading of a body nor a decode.
+The engine's own queue is bounded by `batcher`; this bound stands before it and is the narrower one, so that a refusal costs neither the reading of a body
+nor a decode, and what was admitted is not refused half way.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 class Admission:
-    """Counts the requests at work, at most `limit` of them. All calls belong to one event loop."""
+    """Counts the pictures at work. All calls belong to one event loop."""
 
-    def __init__(self, limit: int, cgroup: Path = CGROUP) -> None:
-        self.limit, self.working = limit, 0
+    def __init__(self, cgroup: Path = CGROUP) -> None:
+        self.working = 0
         self._cgroup = cgroup
         self._looked, self._tight = float("-inf"), False
 
-    def check(self) -> None:
-        """Overloaded while there is no room for another request."""
-        if self.working >= self.limit:
-            raise Overloaded("too many requests are at work; try again in a moment", reason="queue")
+    def check(self, limit: int) -> None:
+        """Overloaded while `limit` pictures are at work, or memory is short."""
+        if self.working >= limit:
+            raise Overloaded("too many pictures are at work; try again in a moment", reason="queue")
         now = time.monotonic()
         if now - self._looked > LOOK_SECONDS:
             self._looked, self._tight = now, memory_used(self._cgroup) >= WATERMARK
@@ -42,14 +43,14 @@ class Admission:
             raise Overloaded("the server is short of memory; try again in a moment", reason="memory")
 
     @asynccontextmanager
-    async def work(self) -> AsyncIterator[None]:
-        """Counts the request as at work; Overloaded where there is no room."""
-        self.check()
-        self.working += 1
+    async def work(self, limit: int, pictures: int = 1) -> AsyncIterator[None]:
+        """Counts a request's pictures as at work; Overloaded where there is no room. The last one admitted may pass the limit: it is served whole."""
+        self.check(limit)
+        self.working += pictures
         try:
             yield
         finally:
-            self.working -= 1
+            self.working -= pictures
 
 
 def memory_used(cgroup: Path = CGROUP) -> float:

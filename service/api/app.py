@@ -53,7 +53,7 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
         redoc_url=None,
         openapi_url="/openapi.json" if settings.docs else None,
     )
-    app.state.paca = State(settings, registry, metrics, Admission(settings.queue_size), spans)
+    app.state.paca = State(settings, registry, metrics, Admission(), spans)
     problems.install(app)
     openapi.install(app, (InferenceRequest,))
     for part in (routes, oip, ops):

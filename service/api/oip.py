@@ -6,7 +6,6 @@ never loaded or unloaded from here.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Any
 
@@ -17,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from .. import __version__
 from ..errors import MalformedRequest, TooLarge, UnknownModel
-from ..predictor import Predictor
+from ..predictor import MAX_ROWS, Predictor, together
 from . import openapi
 from .admission import finish
 from .context import context
@@ -134,8 +133,7 @@ async def infer(request: Request) -> Response:
     """Tensors in, tensors out; as JSON or as raw bytes after the JSON."""
     app, edge = state(request.app), context(request.scope)
     name, version = _named(request)
-    _find(app, name, version)
-    app.admission.check()
+    app.admission.check(_find(app, name, version)[0].capacity.admitted)
     body = await read_body(request.headers, request.receive, app.max_body)
     edge.bytes_in = len(body)
     asked, tensors = read_request(body, request.headers.get(HEADER))
@@ -145,7 +143,7 @@ async def infer(request: Request) -> Response:
     image = tensors["image"]
     if isinstance(image, list) != encoded:
         raise MalformedRequest(f"{predictor.name} takes pixels, {predictor.name + IMAGE} takes encoded pictures as BYTES")
-    most = app.settings.max_images if encoded else app.settings.queue_size
+    most = app.settings.max_images if encoded else MAX_ROWS
     if not 1 <= len(image) <= most:
         raise TooLarge(f"{len(image)} pictures in one request; 1 to {most} are taken", limit="batch", value=most)
     edge.model, edge.pictures = f"{predictor.name}:{predictor.version}", len(image)
@@ -153,10 +151,10 @@ async def infer(request: Request) -> Response:
     deadline = time.monotonic() + app.settings.deadline_ms / 1000
 
     async def work() -> dict[str, np.ndarray]:
-        batch = np.stack(await asyncio.gather(*(predictor.prepare(item, deadline) for item in image))) if isinstance(image, list) else image
+        batch = np.stack(await together(predictor.prepare(item, deadline) for item in image)) if isinstance(image, list) else image
         return await predictor.infer(batch, tuple(output.name for output in wanted), deadline)
 
-    async with app.admission.work():
+    async with app.admission.work(predictor.capacity.admitted, len(image)):
         arrays = await finish(work(), request.receive, deadline)
     return _answer(name, predictor, asked, wanted, arrays)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -11,7 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, Response
 
 from ..errors import PacaError, Unavailable
-from ..predictor import Predictor
+from ..predictor import Predictor, together
 from ..report import render_report
 from ..results import Classification, Explained
 from . import openapi, schemas
@@ -72,8 +71,7 @@ async def _asked(request: Request, kind: type[Parameters]) -> tuple[Upload, Para
     """What the request holds. Refuses what can be refused before a byte of the body is read."""
     app = state(request.app)
     query = parse_query(request.scope["query_string"])
-    _model(app, query.get("model", [None])[0])
-    app.admission.check()
+    app.admission.check(_model(app, query.get("model", [None])[0]).capacity.admitted)
     body = await read_body(request.headers, request.receive, app.max_body)
     context(request.scope).bytes_in = len(body)
     upload = unpack(body, request.headers.get("content-type", ""), app.settings.max_images)
@@ -103,9 +101,9 @@ async def _work(request: Request, upload: Upload, predictor: Predictor, ask: Cal
     async def answer_all() -> list[Result | PacaError]:
         if len(upload.pictures) == 1:
             return [await answer(upload.pictures[0])]
-        return list(await asyncio.gather(*map(answer, upload.pictures)))
+        return await together(map(answer, upload.pictures))
 
-    async with app.admission.work():
+    async with app.admission.work(predictor.capacity.admitted, len(upload.pictures)):
         answers = await finish(answer_all(), request.receive, deadline)
     for result in answers:
         if not isinstance(result, PacaError):

@@ -46,7 +46,12 @@ def test_only_plain_http_is_load_tested(url: str) -> None:
         request_bytes(url, b"", "image/png")
 
 
-def test_the_generator_counts_answers_by_status_and_reports_percentiles() -> None:
+SIZED = b"\r\ncontent-length: 2\r\n\r\nok"
+CHUNKED = b"\r\nTransfer-Encoding: chunked\r\n\r\n2;note=x\r\nok\r\n1A\r\n" + b"o" * 26 + b"\r\n0\r\nTrailer: x\r\n\r\n"
+
+
+@pytest.mark.parametrize("body", [SIZED, CHUNKED], ids=["sized", "chunked"])
+def test_the_generator_counts_answers_by_status_and_reports_percentiles(body: bytes) -> None:
     served = 0
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -55,7 +60,7 @@ def test_the_generator_counts_answers_by_status_and_reports_percentiles() -> Non
             await reader.readexactly(3)
             served += 1
             status = b"503 Busy" if served % 4 == 0 else b"200 OK"
-            writer.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 2\r\n\r\nok")
+            writer.write(b"HTTP/1.1 " + status + body)
 
     async def main() -> None:
         server = await asyncio.start_server(answer, "127.0.0.1", 0)

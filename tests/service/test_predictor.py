@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from service.engine import Device
-from service.errors import BadImage, BadParameter, DeadlineExceeded, EngineFailed
+from service.errors import BadImage, BadParameter, DeadlineExceeded, EngineFailed, Overloaded
 from service.options import ClassifyOptions, ExplainOptions
 from service.predictor import Capacity, Predictor
 
@@ -170,3 +170,27 @@ def test_an_engine_that_keeps_failing_is_answered_with_try_again_later(ask, jpeg
         return await p.classify(jpeg)
 
     assert ask(broken).predictions
+
+
+def test_where_one_row_is_refused_the_others_are_not_run(ask) -> None:  # type: ignore[no-untyped-def]
+    async def many(p: Predictor):  # type: ignore[no-untyped-def]
+        with pytest.raises(Overloaded):
+            await p.infer(np.zeros((9, 32, 32, 3), np.uint8))
+        await asyncio.sleep(0.5)
+        return p.batcher.depth, p.batcher.items, p.batcher.dropped
+
+    waiting, run, dropped = ask(many, Capacity(queue_size=4))
+    assert (waiting, run + dropped) == (0, 1 + 4)
+    assert dropped >= 3
+
+
+def test_closing_lets_every_step_of_a_call_finish(tiny_repository: Path, jpeg: bytes) -> None:
+    async def leaving() -> list[int]:
+        p = Predictor.open(tiny_repository / "tiny" / "1" / "model.onnx", device=Device("cpu", threads=1))
+        calls = [asyncio.create_task(p.explain(jpeg, ExplainOptions(method="fine", targets=(0, 1)))) for _ in range(6)]
+        await asyncio.sleep(0.01)
+        await p.close()
+        assert all(call.done() for call in calls)
+        return [len(call.result().explanations) for call in calls]
+
+    assert asyncio.run(leaving()) == [2] * 6

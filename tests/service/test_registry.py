@@ -18,7 +18,7 @@ from service.wiring import build_registry
 
 @asynccontextmanager
 async def started(folder: Path, **settings: object) -> AsyncIterator[Registry]:
-    registry = build_registry(Settings(models=folder, provider="cpu", instances=1, **settings))  # type: ignore[arg-type]
+    registry = build_registry(Settings(models=folder, provider="cpu", **{"instances": 1, **settings}))  # type: ignore[arg-type]
     await registry.start()
     try:
         yield registry
@@ -71,6 +71,34 @@ def test_a_new_version_is_swapped_in_while_the_old_one_answers(repository: Path,
             assert await registry.reload() == []
             assert registry.get().version == "2"
             assert {answer.model_version for answer in await asyncio.gather(*running)} == {"1"}
+
+    asyncio.run(main())
+
+
+def test_a_request_that_just_got_the_old_version_is_answered_by_it_in_all_its_steps(repository: Path, jpeg: bytes) -> None:
+    async def main() -> None:
+        async with started(repository) as registry:
+            old = registry.get()
+            model = repository / "tiny" / "1" / "model.onnx"
+            shutil.copy(model, model.with_name("new"))
+            model.with_name("new").replace(model)
+            assert await registry.reload() == []
+            assert registry.get() is not old
+            await asyncio.sleep(0.1)
+            explained = asyncio.create_task(old.explain(jpeg))
+            await registry.close()
+            assert (await explained).explanations
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("settings", "admitted"), [({}, 16 + 1), ({"instances": 20, "max_batch": 4}, 160 + 80), ({"queue_size": 3}, 3 + 1)])
+def test_as_many_pictures_are_admitted_as_may_wait_and_run(repository: Path, settings: dict[str, int], admitted: int) -> None:
+    async def main() -> None:
+        async with started(repository, **{"instances": 1, **settings}) as registry:
+            capacity = registry.get().capacity
+            assert capacity.admitted == admitted
+            assert capacity.queue_size >= admitted + 128  # what was admitted is not refused half way
 
     asyncio.run(main())
 

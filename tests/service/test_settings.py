@@ -32,7 +32,7 @@ def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("PORT", "70000"), ("PROVIDER", "tpu"), ("QUEUE_SIZE", "0"), ("MAX_BODY_MB", "-1"), ("LOG_FORMAT", "xml")]
+    ("name", "value"), [("PORT", "70000"), ("PROVIDER", "tpu"), ("QUEUE_SIZE", "-1"), ("MAX_BODY_MB", "-1"), ("LOG_FORMAT", "xml")]
 )
 def test_a_value_that_cannot_be_is_refused_at_start(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"PACA_{name}", value)

@@ -17,13 +17,13 @@ def cgroup(folder, limit: str, current: int, cache: int):
     return folder
 
 
-def test_no_more_requests_than_allowed_are_at_work(tmp_path):
+def test_no_more_pictures_than_allowed_are_at_work(tmp_path):
     async def scenario():
-        admission = Admission(2, tmp_path)
-        async with admission.work(), admission.work():
+        admission = Admission(tmp_path)
+        async with admission.work(3), admission.work(3, pictures=2):
             with pytest.raises(Overloaded):
-                admission.check()
-        admission.check()
+                admission.check(3)
+        admission.check(3)
         assert admission.working == 0
 
     asyncio.run(scenario())
@@ -31,11 +31,22 @@ def test_no_more_requests_than_allowed_are_at_work(tmp_path):
 
 def test_a_request_that_fails_makes_room(tmp_path):
     async def scenario():
-        admission = Admission(1, tmp_path)
+        admission = Admission(tmp_path)
         with pytest.raises(BadImage):
-            async with admission.work():
+            async with admission.work(1):
                 raise BadImage("x")
-        admission.check()
+        admission.check(1)
+
+
+def test_a_request_of_many_pictures_is_served_whole_or_not_at_all(tmp_path):
+    async def scenario():
+        admission = Admission(tmp_path)
+        async with admission.work(17, pictures=16), admission.work(17, pictures=16):
+            with pytest.raises(Overloaded):
+                async with admission.work(17):
+                    pass
+
+    asyncio.run(scenario())
 
     asyncio.run(scenario())
 
@@ -52,7 +63,7 @@ def test_without_a_limit_memory_is_no_reason(tmp_path):
 
 def test_short_of_memory_nothing_new_is_taken(tmp_path):
     with pytest.raises(Overloaded, match="memory"):
-        Admission(5, cgroup(tmp_path, "100", 91, 0)).check()
+        Admission(cgroup(tmp_path, "100", 91, 0)).check(5)
 
 
 def caller(leaves_after: float = 60.0):

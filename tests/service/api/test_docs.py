@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from service import wiring
 from service.api import multipart, parameters, protocol, tensors, uploads
 from service.api.problems import STATUS, kind_of
 from service.settings import Settings
@@ -37,7 +38,7 @@ def test_every_metric_is_documented_and_real(client):
         ("16 MiB", Settings().max_body_mb == 16),
         ("40 million", Settings().max_pixels == 40_000_000),
         ("| 16 | `PACA_MAX_IMAGES`", Settings().max_images == 16),
-        ("| 128 | `PACA_QUEUE_SIZE`", Settings().queue_size == 128),
+        ("| 16, or two full rounds of runs | `PACA_QUEUE_SIZE`", (Settings().queue_size, wiring.WAITING) == (0, 16)),
         ("15 s", Settings().deadline_ms == 15_000),
         ("16 KiB · 8 KiB", (protocol.HEAD_BYTES, protocol.ADDRESS_BYTES) == (16 * 1024, 8 * 1024)),
         ("5 s · 10 s and a second more for each 64 KiB", (protocol.HEAD_SECONDS, uploads.BODY_SECONDS, uploads.BODY_RATE) == (5, 10, 65536)),
@@ -63,3 +64,43 @@ def test_every_log_field_is_documented(client, jpeg, caplog):
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)#:]+)\)", TEXT):
         assert (Path(__file__).parents[3] / "docs" / target).exists(), target
+
+
+def test_every_parameter_is_documented_with_its_default():
+    rows = {name: (values, default) for name, values, default in re.findall(r"^\| `(\w+)` \| \w+ \| (.*?) \| (.*?) \|", section("Parameters"), re.M)}
+    real = parameters.ExplainParameters.model_json_schema()["properties"]
+    assert set(rows) == set(real)
+    for name, (values, default) in rows.items():
+        plain = real[name].get("default")
+        if isinstance(plain, str | int | float):
+            assert default.strip("`") == str(plain).lower(), name
+        for choice in real[name].get("enum", []):
+            assert f"`{choice}`" in values, name
+
+
+def test_every_field_of_an_answer_is_documented(client):
+    known = client.get("/openapi.json").json()["components"]["schemas"]
+    documented: set[tuple[str, str]] = set()
+    paths: list[str] = []
+    for where, names in re.findall(r"^\|(.*?)\|(.*?)\|", section("Fields"), re.M):
+        if where.strip():
+            paths = ["" if where.strip() == "the answer" else path for path in re.findall(r"`([^`]+)`", where) or [""]]
+            paths = [f"explanations[]{path}" if path.startswith(".") else path for path in paths]
+        documented |= {(path, name) for path in paths for name in re.findall(r"`(\w+)`", names)}
+    missing: set[tuple[str, str]] = set()
+
+    def walk(schema: dict, path: str) -> None:
+        for option in schema.get("anyOf", [schema]):
+            if "$ref" in option:
+                for name, field in known[option["$ref"].rsplit("/", 1)[-1]]["properties"].items():
+                    at = path.replace("clusters[].heatmap.scale", "heatmap.scale")  # documented once
+                    if (at, name) not in documented:
+                        missing.add((at, name))
+                    walk(field, f"{path}.{name}".removeprefix("."))
+            elif "items" in option:
+                walk(option["items"], f"{path}[]")
+            elif isinstance(option.get("additionalProperties"), dict):
+                walk(option["additionalProperties"], f"{path}.*")
+
+    walk({"$ref": "#/ExplainResponse"}, "")
+    assert missing == set()
