@@ -57,7 +57,7 @@ def contributions(tokens: np.ndarray, grid: tuple[int, int], head: Head, weights
     """What each patch of the last grid adds to the explained logit: weights · W · token / N, (h, w) float32, signed.
 
     Exact, not a model of the model: the logits are the mean token times the head, so contributions + weights · bias = weights · logits
-    (CAM, Zhou et al. 2016; equal to HiResCAM at the last norm). tokens: (N, C), the output `tokens`.
+    (CAM, Zhou et al. 2016; equal to HiResCAM at these tokens). tokens: (N, C), the output `tokens`.
     """
     asked = np.flatnonzero(weights)
     direction = np.einsum("k,kc->c", weights[asked].astype(np.float64), head.weight[asked])

@@ -1,7 +1,7 @@
 """The methods ours are compared with, in PyTorch on the same weights: everything that needs gradients or attention weights, from one forward and one
 backward pass; integrated gradients; and the maps that never look at the picture. Also copies of the network with random parts, for the sanity check.
 
-T_s: tokens (N, C) after the norm of stage s; g = dz/dT_s; z the explained logit.
+T_s: tokens (N, C) after the norm of stage s (of the last stage before a gate, the layer those libraries take); g = dz/dT_s; z the explained logit.
 Grad-CAM (Selvaraju et al. 2017): relu(sum_c mean_n(g) T). HiResCAM (Draelos & Carin 2020): sum_c g T. LayerCAM (Jiang et al. 2021):
 relu(sum_c relu(g) T). Attention rollout (Abnar & Zuidema 2020), through clusters: v <- (v + (v A) Z) / 2 from the last block to the first, A patches to
 clusters, Z clusters to patches.
@@ -28,10 +28,12 @@ STEPS = 16  # of integrated gradients
 
 @dataclass(frozen=True)
 class Pass:
-    """One forward and backward pass over B pictures: what came out of every stage, and the gradient of each picture's explained logit there."""
+    """One forward and backward pass over B pictures: what came out of every stage, and the gradient of each picture's explained logit there.
+    normed: T_s of every stage, to_tokens: its gradient."""
 
     image: Tensor
     features: Features
+    normed: list[Tensor]
     attention: list[Tensor]
     logits: np.ndarray
     to_image: Tensor
@@ -55,10 +57,14 @@ class Reference:
         attention: list[Tensor] = []
         use_attention(self.model, _recording(attention))
         image = image.detach().requires_grad_(True)
-        features = self.model.features(image)
+        last: list[Tensor] = []
+        norm = self.model.get_submodule(f"norm{len(self.model.config.stages)}")
+        with norm.register_forward_hook(lambda _module, _inputs, output: last.append(output)):
+            features = self.model.features(image)
         logits = self.model.classify(features.tokens[-1])
-        to_image, *to_tokens = torch.autograd.grad((logits * torch.from_numpy(weights)).sum(), [image, *features.tokens])
-        return Pass(image.detach(), features, attention, logits.detach().numpy(), to_image, to_tokens)
+        normed = [*features.tokens[:-1], *last]
+        to_image, *to_tokens = torch.autograd.grad((logits * torch.from_numpy(weights)).sum(), [image, *normed])
+        return Pass(image.detach(), features, normed, attention, logits.detach().numpy(), to_image, to_tokens)
 
     def maps(self, pictures: np.ndarray, targets: np.ndarray) -> list[Maps]:
         """The baselines of each picture for its target."""
@@ -70,7 +76,7 @@ class Reference:
             maps: Maps = {}
             for name, stage in (("last", -1), ("second last", -2)):
                 grid = found.features.grids[stage]
-                t, g = found.features.tokens[stage][i].detach(), found.to_tokens[stage][i]
+                t, g = found.normed[stage][i].detach(), found.to_tokens[stage][i]
                 maps[f"Grad-CAM ({name})"] = _on(grid, (t @ g.mean(0)).relu())
                 maps[f"HiResCAM ({name})"] = _on(grid, (t * g).sum(-1))
                 maps[f"LayerCAM ({name})"] = _on(grid, (t * g.relu()).sum(-1).relu())
