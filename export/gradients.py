@@ -94,7 +94,8 @@ def export_gradients(model: PaCaViT, stage: int, path: Path, *, batches: tuple[i
     a stage that cannot be the start, BadArtifact where the graph differs from autograd by more than 1e-4 (nothing is written then).
     """
     check_start(model, stage)
-    graph = Gradients(lower(model), stage)
+    side = model.config.image_size
+    graph = Gradients(lower(model, (side, side)), stage)
     proto = _trace(graph)
     onnx.checker.check_model(proto)
     scratch = path.with_suffix(".partial")

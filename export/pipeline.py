@@ -209,8 +209,11 @@ def _name_in_repository(out: Path) -> str | None:
 
 
 def explain_stage(model: PaCaViT) -> int | None:
-    """Where the gradient graph takes over: the second last stage (the cheapest cut with a finer grid than the last), None for a single stage."""
-    return len(model.config.stages) - 1 or None
+    """Where the gradient graph takes over: the second last stage (the cheapest cut with a finer grid than the last); 0, the patch embedding, with a
+    teacher, which reads that and speaks to every stage. None for a single stage, whose map is exact without gradients."""
+    if len(model.config.stages) == 1:
+        return None
+    return 0 if model.config.teacher_depths else len(model.config.stages) - 1
 
 
 def check_size(model: PaCaViT, dynamic_size: bool) -> None:
@@ -242,7 +245,7 @@ def export_model(
         part = Path(scratch) / "model.onnx"
         gradients, missing, info = None, None, None
         cut = explain_stage(model)
-        if with_explain and cut:
+        if with_explain and cut is not None:
             say("tracing the gradient graph")
             try:
                 gradients = export_gradients(model, cut, Path(scratch) / "explain.onnx")

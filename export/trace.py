@@ -6,6 +6,8 @@ here: `verify` judges the result.
 
 from __future__ import annotations
 
+import copy
+
 import onnx
 import torch
 from torch import Tensor, nn
@@ -13,13 +15,17 @@ from torch import Tensor, nn
 from .attention_node import attention_node
 from .conversion import to_onnx
 from .lowering import lower
+from .paca.layout import to_tokens
 from .paca.model import Attend, PaCaViT, use_attention
 
 MAX_BATCH, MIN_SIDE, MAX_SIDE = 256, 32, 2048
 
 
 class Served(nn.Module):
-    """What the server runs: image → (logits, tokens, assignment_s of every clustering stage, features of the stage where explain.onnx takes over)."""
+    """What the server runs: image → (logits, tokens, assignment_s of every clustering stage, features of the stage where explain.onnx takes over).
+
+    explain_stage: from 1; 0 = the patch embedding, None = no features.
+    """
 
     scale: Tensor
     shift: Tensor
@@ -36,15 +42,17 @@ class Served(nn.Module):
     @property
     def output_names(self) -> list[str]:
         stages = [f"assignment_{i}" for i, stage in enumerate(self.model.config.stages, 1) if stage.clusters]
-        return ["logits", "tokens", *stages, *(["features"] if self.explain_stage else [])]
+        return ["logits", "tokens", *stages, *(["features"] if self.explain_stage is not None else [])]
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         if self.input_kind == "uint8":  # (B, H, W, 3) → normalised (B, 3, H, W)
             image = image.permute(0, 3, 1, 2).float() * self.scale + self.shift
-        found = self.model.features(image)
+        embedded = self.model.patch_embed(image)
+        found = self.model.tail(embedded, first=1)
         tokens = found.tokens[-1]
         maps = [z.unflatten(2, grid) for z, grid in zip(found.assignments, found.grids, strict=True) if z is not None]
-        cut = [found.tokens[self.explain_stage - 1]] if self.explain_stage else []
+        starts = [to_tokens(embedded), *found.tokens]
+        cut = [starts[self.explain_stage]] if self.explain_stage is not None else []
         return (self.model.classify(tokens), tokens, *maps, *cut)
 
 
@@ -55,12 +63,14 @@ def trace(
     dynamic_size: bool = False,
     explain_stage: int | None = None,
     attention: Attend = attention_node,
+    lowered: bool = True,
 ) -> onnx.ModelProto:
-    """The ONNX graph of `model` at its config's image size. `attention` is how blocks compute it: one Attention node, unless a benchmark asks otherwise."""
+    """The ONNX graph of `model` at its config's image size. Benchmarks may ask for another `attention` than one Attention node a block, and for the
+    network's layers as they are instead of `lowered`."""
     side = model.config.image_size
-    lowered = lower(model, size=None if dynamic_size else (side, side))
-    use_attention(lowered, attention)
-    served = Served(lowered, input_kind, explain_stage).eval()
+    network = lower(model, size=None if dynamic_size else (side, side)) if lowered else copy.deepcopy(model)
+    use_attention(network, attention)
+    served = Served(network, input_kind, explain_stage).eval()
     shape = (2, side, side, 3) if input_kind == "uint8" else (2, 3, side, side)
     example = torch.zeros(shape, dtype=torch.uint8 if input_kind == "uint8" else torch.float32)
     axes: dict[int, object] = {0: torch.export.Dim("batch", min=1, max=MAX_BATCH)}
