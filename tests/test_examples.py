@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -80,6 +81,14 @@ def test_javascript(run):
 
 def test_the_triton_client(run):
     assert "(class " in run(sys.executable, str(EXAMPLES / "oip_client.py"), "tiny", "photo.jpg")
+
+
+def test_the_python_of_the_api_document(run, server, tmp_path):
+    (code,) = re.findall(r"```python\n(.*?)```", (EXAMPLES.parent / "docs" / "api.md").read_text("utf-8"), re.S)
+    (tmp_path / "example.py").write_text(code.replace("http://localhost:8000", server))
+    printed = run(sys.executable, "example.py")
+    assert "most evidence at x" in printed
+    assert printed.count("is the strongest in") == 3
 
 
 def test_python_as_a_library(server, jpeg):
