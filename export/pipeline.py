@@ -5,11 +5,12 @@ A failure at any step leaves whatever stood at the target untouched: everything 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from .attention_node import OPSET, node_counts
 from .calibration import read_pictures
 from .checkpoints import load
 from .gradients import export_gradients
+from .labels import assumed, numbered, read_labels
 from .paca.config import variant
 from .paca.cost import macs, parameters
 from .paca.model import PaCaViT
@@ -37,6 +39,7 @@ GOLDEN_TOLERANCE = 2e-3
 GOLDEN_REDUCED = 0.1
 FP16_TOLERANCE = 2e-2
 PRECISIONS = ("fp32", "fp16", "int8")
+INPUTS = ("uint8", "float32")
 Say = Callable[[str], None]
 
 
@@ -110,6 +113,8 @@ def run(request: Request, say: Say = lambda text: None) -> ExportReport:
     """What `paca export` does. ExportError, CheckpointError or VerificationError with one line; then nothing was written."""
     if request.precision not in PRECISIONS:
         raise ExportError(f"precision {request.precision!r} is not known; choose one of: {', '.join(PRECISIONS)}")
+    if request.input_kind not in INPUTS:
+        raise ExportError(f"input {request.input_kind!r} is not known; choose one of: {', '.join(INPUTS)}")
     if request.precision == "int8" and request.calibration is None:
         raise ExportError("int8 needs --calibration: a folder with pictures like those to come, at least 32")
     source = load_source(request)
@@ -144,7 +149,7 @@ def reduce_precision(full: ExportReport, request: Request, say: Say) -> ExportRe
     part = full.path.with_name("reduced.onnx")
     head_weights = Engine(full.path, Device("cpu")).head
     annotate(reduced, dataclasses.replace(manifest, precision=request.precision, golden=None), head_weights)
-    onnx.save(reduced, part)
+    _save(reduced, part, request.out)
     expected, got = (Engine(path, Device("cpu")).run(pictures[:64]).logits for path in (full.path, part))
     difference = float(np.abs(expected - got).max())
     scale = max(1.0, float(np.abs(expected).max()))
@@ -154,7 +159,7 @@ def reduce_precision(full: ExportReport, request: Request, say: Say) -> ExportRe
     golden = _golden_of(part, manifest, GOLDEN_REDUCED * scale)
     final = dataclasses.replace(manifest, precision=request.precision, golden=golden, verification=checked)
     annotate(reduced, final, head_weights)
-    onnx.save(reduced, part)
+    _save(reduced, part, request.out)
     beside = full.path.with_name("explain.onnx")
     place([(part, request.out), *([(beside, request.out.with_name("explain.onnx"))] if beside.is_file() else [])])
     notes = (*full.notes, f"{request.precision}: logits differ from fp32 by at most {difference:.3g}", *(f"{k}: {v}" for k, v in judged.items()))
@@ -171,7 +176,10 @@ def load_source(request: Request) -> Source:
     """The network with its labels: from the checkpoint, or random weights where none is given."""
     changes: dict = {"image_size": request.image_size} if request.image_size else {}
     name = request.name or _name_in_repository(request.out) or request.variant
-    labels = _read_labels(request.labels) if request.labels else None
+    try:
+        labels = read_labels(request.labels) if request.labels else None
+    except ValueError as error:
+        raise ExportError(str(error)) from None
     if request.checkpoint is None:
         if request.variant == "auto":
             raise ExportError("variant 'auto' needs a --checkpoint to recognise")
@@ -181,25 +189,15 @@ def load_source(request: Request) -> Source:
         except KeyError as error:
             raise ExportError(error.args[0]) from None
         torch.manual_seed(0)
-        return Source(PaCaViT(config), name, labels or default_labels(config.num_classes))
+        return Source(PaCaViT(config), name, labels or numbered(config.num_classes))
     loaded = load(request.checkpoint, None if request.variant == "auto" else request.variant, request.num_classes)
     if changes:
         loaded.model.config = dataclasses.replace(loaded.model.config, **changes)
-    labels = labels or loaded.labels or default_labels(loaded.model.config.num_classes)
-    return Source(loaded.model, name, labels, loaded.temperature, loaded.sha256, loaded.accuracy, loaded.notes)
-
-
-def default_labels(classes: int) -> tuple[str, ...]:
-    """Names for a model that comes without: class_0, class_1, ..."""
-    return tuple(f"class_{i}" for i in range(classes))
-
-
-def _read_labels(path: Path) -> tuple[str, ...]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ExportError(f"cannot read the labels in {path}: {error}") from None
-    return tuple(line.strip() for line in lines if line.strip())
+    labels, notes = labels or loaded.labels, loaded.notes
+    if labels is None:
+        labels, remark = assumed(loaded.model.config)
+        notes = (*notes, remark)
+    return Source(loaded.model, name, labels, loaded.temperature, loaded.sha256, loaded.accuracy, notes)
 
 
 def _name_in_repository(out: Path) -> str | None:
@@ -248,7 +246,8 @@ def export_model(
         if with_explain and cut is not None:
             say("tracing the gradient graph")
             try:
-                gradients = export_gradients(model, cut, Path(scratch) / "explain.onnx")
+                with _writing(out):
+                    gradients = export_gradients(model, cut, Path(scratch) / "explain.onnx")
                 info = ExplainInfo(cut, tuple(gradients["maps"]), tuple(gradients.get("effects", ())))
             except (ValueError, NotImplementedError) as reason:
                 missing = str(reason)
@@ -257,12 +256,12 @@ def export_model(
         proto = trace(model, input_kind=input_kind, dynamic_size=dynamic_size, explain_stage=cut)
         manifest = _manifest(source, input_kind, dynamic_size, info)
         annotate(proto, manifest, head(model))
-        onnx.save(proto, part)
+        _save(proto, part, out)
         say("verifying torch against ONNX Runtime")
         verification = verify(proto, part, model, cut, dynamic_size)
         manifest = dataclasses.replace(manifest, attention_nodes=verification.attention_nodes, verification=verification.to_dict())
         annotate(proto, manifest, head(model))
-        onnx.save(proto, part)
+        _save(proto, part, out)
         place([(part, out), *([(Path(scratch) / "explain.onnx", out.with_name("explain.onnx"))] if info else [])])
     return ExportReport(out, manifest, verification, out.stat().st_size, gradients, missing, source.notes)
 
@@ -277,18 +276,30 @@ def _folder(out: Path) -> Path:
     return out.parent
 
 
+def _save(proto: onnx.ModelProto, part: Path, out: Path) -> None:
+    with _writing(out):
+        onnx.save(proto, part)
+
+
+@contextlib.contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Says of a failure to write, such as a full disk, that it cost nothing."""
+    try:
+        yield
+    except OSError as error:
+        raise ExportError(f"cannot write {out.name}: {error.strerror}; what stood there is untouched") from None
+
+
 def place(pairs: Iterable[tuple[Path, Path]]) -> None:
     """Renames every finished file into place, after flushing it to disk; a full disk shows before anything is replaced."""
     pairs = list(pairs)
-    try:
+    with _writing(pairs[0][1]):
         for part, _ in pairs:
             with part.open("rb") as file:
                 os.fsync(file.fileno())
         for part, target in pairs:
             part.replace(target)
             target.chmod(0o644)
-    except OSError as error:
-        raise ExportError(f"cannot write {pairs[0][1].name}: {error.strerror}; the old file is untouched") from None
 
 
 def _manifest(source: Source, input_kind: str, dynamic_size: bool, info: ExplainInfo | None) -> Manifest:

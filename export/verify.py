@@ -42,6 +42,7 @@ class VerificationError(Exception):
 @dataclass(frozen=True)
 class Verification:
     """What was checked and measured. difference: per output, max |torch - ONNX Runtime| over all batches, relative to max(1, max |torch|).
+    sizes: (H, W) of the pictures.
     near_ties: share of pictures left out of it because a classic clustering assigned some patch differently; 0 for learned clusterings."""
 
     opset: int
@@ -49,6 +50,7 @@ class Verification:
     attention_nodes: int
     softmax_nodes: int
     batches: tuple[int, ...]
+    sizes: tuple[tuple[int, int], ...]
     difference: dict[str, float]
     near_ties: float = 0.0
 
@@ -150,4 +152,6 @@ def verify(proto: onnx.ModelProto, path: Path, model: PaCaViT, explain_stage: in
     """All checks of an fp32 file: `proto` is its content, `path` where it lies for the engine to load."""
     nodes, attention, softmax = check_structure(proto, model.config.blocks, softmaxes(model), dynamic_size)
     difference, near_ties = check_numbers(path, model, explain_stage)
-    return Verification(OPSET, nodes, attention, softmax, BATCHES, difference, near_ties)
+    height, width = (model.config.image_size,) * 2
+    sizes = [(height + dh, width + dw) for dh, dw in (SIZES if dynamic_size else SIZES[:1])]
+    return Verification(OPSET, nodes, attention, softmax, BATCHES, tuple(sizes), difference, near_ties)
