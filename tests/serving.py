@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,23 +44,27 @@ class Serving:
         return sum(process.memory_info().rss for process in self.family())
 
 
+PACA = (sys.executable, "-m", "service", "serve")
+
+
 @contextmanager
-def served(models: Path | None, **settings: object) -> Iterator[Serving]:
+def served(models: Path | None, command: Sequence[str] = PACA, **settings: object) -> Iterator[Serving]:
     """`paca serve` as users start it, with the models of a folder (None: the embedded ones), on a port of the system's choice. Killed at the end."""
     environment = {**os.environ, "PACA_PORT": "0", "PYTHONUNBUFFERED": "1"}
     environment |= {f"PACA_{name.upper()}": str(value) for name, value in settings.items()}
     if models:
         environment["PACA_MODELS"] = str(models)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service", "serve"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     family: list[psutil.Process] = []
     try:
         assert process.stdout is not None
-        lines = [process.stdout.readline(), process.stdout.readline()]
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", lines[0])
+        lines: list[str] = []
+        found = None
+        while not found and (line := process.stdout.readline()):
+            lines.append(line)
+            found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
         assert found, f"the server did not start: {lines}, exit code {process.wait(10)}"
-        serving = Serving(process, int(found[1]), lines)
+        serving = Serving(process, int(found[1]), [lines[-1], process.stdout.readline()])
         family = serving.family()
         yield serving
     finally:

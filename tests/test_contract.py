@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
-import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,26 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.serving import served
+
 
 @pytest.fixture(scope="module")
 def server(tiny_repository: Path) -> Iterator[httpx.Client]:
-    """`paca serve` as users start it, on a port of the system's choice, with the tiny model."""
-    environment = {**os.environ, "PACA_MODELS": str(tiny_repository), "PACA_PORT": "0", "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service", "serve"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if found := re.search(r"http://127\.0\.0\.1:(\d+)", line):
-                break
-        else:
-            pytest.fail(f"the server did not start: exit code {process.wait()}")
-        with httpx.Client(base_url=found[0], timeout=30) as client:
-            yield client
-    finally:
-        process.terminate()
-        assert process.wait(30) == 0
+    """A client of `paca serve` with the tiny model."""
+    with served(tiny_repository) as serving, httpx.Client(base_url=serving.url, timeout=30) as client:
+        yield client
 
 
 def test_the_server_is_ready_only_after_its_self_test(server: httpx.Client) -> None:

@@ -6,15 +6,14 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
+
+from tests.serving import served
 
 README = Path("README.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent
@@ -39,19 +38,8 @@ def server() -> Iterator[str]:
     """The first command of the README, on a free port."""
     (command,) = [line for line in block("sh", "make serve").splitlines() if line]
     assert command == "make serve"
-    process = subprocess.Popen([*command.split(), "PORT=0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
-    try:
-        assert process.stdout is not None
-        url = next((found[0] for line in process.stdout if (found := re.search(r"http://127\.0\.0\.1:\d+", line))), None)
-        assert url, "make serve printed no URL"
-        for _ in range(300):
-            if httpx.get(f"{url}/readyz").status_code == 200:
-                break
-            time.sleep(0.1)
-        yield url
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
+    with served(None, [*command.split(), "PORT=0"]) as serving:
+        yield serving.url
 
 
 def test_the_curl_lines_answer(server: str, jpeg: bytes, tmp_path: Path) -> None:

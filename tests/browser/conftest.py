@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.conftest import unavailable
+from tests.serving import served
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
@@ -23,8 +21,7 @@ def browser() -> Iterator[Browser]:
     Without one the tests are skipped, or fail where CI must have everything."""
     binary = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if binary is None:
-        reason = "no Chromium on this machine; apt-get install chromium"
-        pytest.fail(reason) if os.environ.get("PACA_CI") else pytest.skip(reason)
+        unavailable("no Chromium on this machine; apt-get install chromium")
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=binary)
         yield chromium
@@ -34,18 +31,8 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def demo(browser: Browser, tiny_repository: Path) -> Iterator[str]:
     """The demo page's address, served by `paca serve` with the tiny model."""
-    environment = {**os.environ, "PACA_MODELS": str(tiny_repository), "PACA_PORT": "0", "PACA_LOG_LEVEL": "warning", "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service", "serve"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        assert process.stdout is not None
-        found = next(filter(None, (re.search(r"http://127\.0\.0\.1:\d+", line) for line in process.stdout)), None)
-        assert found, f"the server did not start: exit code {process.wait()}"
-        yield f"{found[0]}/"
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(30)
+    with served(tiny_repository, log_level="warning") as serving:
+        yield f"{serving.url}/"
 
 
 @pytest.fixture
