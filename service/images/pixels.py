@@ -1,7 +1,7 @@
 """A screened `Source` → the pixels a person sees, upright, in one array; optionally smaller. The only file that calls a decoder.
 
-Peak memory beside the file: JPEG and PNG at most 8 bytes a pixel, WebP 16 (its library keeps two canvases); the picture becomes RGB in bands, straight
-into the upright array. Whatever Pillow raises goes through: the caller makes it a BadImage.
+Peak memory beside the file: JPEG and PNG at most 8 bytes a pixel (or 20 MB: `screen` calls denser ones heavy), WebP 16 (its library keeps two canvases);
+the picture becomes RGB in bands, straight into the upright array. Whatever Pillow raises goes through: the caller makes it a BadImage.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from PIL import Image
 
 from .screen import Source
 
-BAND = 1 << 20  # pixels that become RGB at a time
+BAND = 1 << 19  # pixels that become RGB at a time
 MAX_FULL_PROGRESSIVE = 12_000_000  # pixels; a larger one, which costs 6 bytes a pixel of coefficients, is decoded at half its size or less
 
 

@@ -18,6 +18,8 @@ from ..errors import BadImage, NotAnImage, TooLarge
 MAX_JUNK = 4096  # bytes between two segments of a JPEG that are passed over
 MAX_PARTS = 20_000  # segments or chunks of one file; a 16 MiB PNG in the usual 8 KiB chunks has 2,000
 HEAVY_SCANS = 480e6  # scans x pixels of a JPEG that may decode in a thread: 12 scans (10 are usual) of 40 MP take 1.2 s
+DENSE = 4  # bytes of coefficients a pixel; a JPEG in several scans keeps all of them: 3 with halved colour planes, 6 with full ones
+DENSE_PIXELS = 2_000_000  # a denser one may decode in a thread up to here, where it takes 20 MB
 
 PNG = b"\x89PNG\r\n\x1a\n"
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
@@ -112,7 +114,7 @@ def _jpeg(data: bytes, limits: Limits) -> Source:
     Inside entropy-coded data 0xFF is always followed by 0, so a marker's two bytes are that marker."""
     kept: list[bytes | memoryview] = [b"\xff\xd8"]
     size: tuple[int, int] | None = None
-    orientation, several, pos = 1, False, 2
+    orientation, several, coefficients, pos = 1, False, 0.0, 2
     for _ in range(MAX_PARTS):
         found = _MARKER.search(data, pos, pos + MAX_JUNK)
         if not found:
@@ -138,6 +140,7 @@ def _jpeg(data: bytes, limits: Limits) -> Source:
                 _broken("it has more than one header, or an empty one")
             size = (int.from_bytes(body[3:5], "big"), int.from_bytes(body[1:3], "big"))
             _check_size(*size, limits)
+            coefficients = 2 * _samples(body[7 : 6 + 3 * body[5] : 3])
         elif 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
             raise BadImage("this kind of JPEG (lossless, hierarchical or arithmetic-coded) is not accepted; save it as a usual JPEG")
         elif kind == 0xE1 and body.startswith(b"Exif\0") and orientation == 1:
@@ -162,8 +165,16 @@ def _jpeg(data: bytes, limits: Limits) -> Source:
             value=limits.max_scans,
             actual=scans,
         )
-    heavy = scans * size[0] * size[1] > HEAVY_SCANS
+    pixels = size[0] * size[1]
+    heavy = scans * pixels > HEAVY_SCANS or (scans > 1 and coefficients >= DENSE and pixels > DENSE_PIXELS)
     return Source(b"".join([*kept, picture]), "JPEG", *size, orientation, scans=scans, several=several, heavy=heavy)
+
+
+def _samples(factors: bytes) -> float:
+    """Samples a pixel of a JPEG, from its components' sampling factors (horizontal in the upper four bits)."""
+    sides = [(factor >> 4, factor & 15) for factor in factors]
+    most = max((h for h, _ in sides), default=1) * max((v for _, v in sides), default=1)
+    return sum(h * v for h, v in sides) / max(1, most)
 
 
 def _png(data: bytes, limits: Limits) -> Source:

@@ -176,7 +176,9 @@ print(json.dumps([(peak() - before) / side**2, time.process_time() - began, deco
     ("side", "fmt", "mode", "how", "most"),
     [
         (4472, "JPEG", "RGB", {"subsampling": 0}, 8),
-        (4472, "JPEG", "RGB", {"subsampling": 0, "progressive": True}, 8),
+        (4472, "JPEG", "RGB", {"subsampling": 2, "progressive": True}, 8),
+        (3464, "JPEG", "RGB", {"subsampling": 2, "progressive": True}, 8),
+        (3464, "JPEG", "RGB", {"subsampling": 0, "progressive": True}, 8),
         (4472, "PNG", "RGBA", {"compress_level": 1}, 8),
         (4472, "WEBP", "RGB", {"method": 0}, 16.5),
     ],
