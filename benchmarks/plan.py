@@ -106,7 +106,10 @@ def replicated(bench: Bench, model: Path, count: int) -> tuple[Cell, float, floa
         closed(balancer, message, connections=CONNECTIONS, seconds=1)
         before, client = sum(r.cpu_seconds() for r in replicas), time.process_time()
         cell = closed(balancer, message, connections=CONNECTIONS, seconds=2 * bench.seconds, warm_up=0)
-        spent, client = sum(r.cpu_seconds() for r in replicas) - before, time.process_time() - client
+        client = time.process_time() - client  # before looking at the replicas' processes, which costs the client's time
+        spent = sum(r.cpu_seconds() for r in replicas) - before
+        if cell.errors:
+            sys.exit(f"{cell.errors} requests to {count} replica(s) were not answered 200: see {bench.folder / 'logs'}")
         answers = cell.rate * 2 * bench.seconds
         return cell, 1000 * spent / answers, cell.cpu_ms, 1000 * client / answers
 
