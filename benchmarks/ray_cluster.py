@@ -37,6 +37,7 @@ from service.ray_serve import PaCa
 
 PORT = 8123
 URL = f"http://127.0.0.1:{PORT}"
+PHASES = ("no fault", "replica killed", "node killed", "rolling redeploy")
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 
 
@@ -44,10 +45,15 @@ class Load:
     """Callers that ask /classify one after the other until stopped; every fate, with what was going on when it came."""
 
     def __init__(self, photos: list[bytes], callers: int) -> None:
-        self.phase = "no fault"
+        self.phase = PHASES[0]
         self.fates: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         self.slowest: dict[str, float] = collections.defaultdict(float)
         self._photos, self._callers, self._stopping = photos, callers, False
+
+    def enter(self, phase: str) -> None:
+        """From now on fates are counted there; says what became of the requests so far."""
+        print(f"{self.phase}: {dict(self.fates[self.phase])}", file=sys.stderr)
+        self.phase = phase
 
     def answered(self) -> int:
         return sum(sum(fates.values()) for fates in self.fates.values())
@@ -102,7 +108,7 @@ def scenario(cluster: Cluster, deploy: Callable[[], object], load: Load, request
         until(lambda: load.answered() >= target, 600)
 
     on()
-    load.phase = "replica killed"
+    load.enter(PHASES[1])
     for _ in range(kills):
         os.kill(replicas()[0], signal.SIGKILL)
         began = time.monotonic()
@@ -110,7 +116,7 @@ def scenario(cluster: Cluster, deploy: Callable[[], object], load: Load, request
         until(lambda: healthy(2))
         took[load.phase] = max(took.get(load.phase, 0.0), time.monotonic() - began)
     on()
-    load.phase = "node killed"
+    load.enter(PHASES[2])
     began = time.monotonic()
     cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
     until(lambda: not healthy(2), 60)
@@ -118,7 +124,7 @@ def scenario(cluster: Cluster, deploy: Callable[[], object], load: Load, request
     until(lambda: healthy(2))
     took[load.phase] = time.monotonic() - began
     on()
-    load.phase = "rolling redeploy"
+    load.enter(PHASES[3])
     began = time.monotonic()
     deploy()
     until(lambda: healthy(2))
@@ -158,6 +164,7 @@ def main() -> None:
         took = scenario(cluster, deploy, load, asked.requests, asked.kills)  # in the main thread, where alone Ray starts nodes
         load.stop()
         callers.join()
+        load.enter("the end")
     finally:
         serve.shutdown()
         ray.shutdown()
