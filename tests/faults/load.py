@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -60,9 +61,10 @@ async def closed_for(port: int, requests: Sequence[bytes], callers: int, seconds
 
 
 async def opened(port: int, requests: Sequence[bytes], rate: float, seconds: float) -> Outcome:
-    """`rate` requests a second for `seconds`, each on an idle or a new connection."""
+    """`rate` requests a second for `seconds` at random (Poisson) times, as callers who do not know of each other come; each on an idle or a new connection."""
     outcome, idle, tasks, sent = Outcome(), [], set(), 0
-    began = time.monotonic()
+    chance = random.Random(5)
+    began, due = time.monotonic(), chance.expovariate(rate)
 
     async def ask(request: bytes, due: float) -> None:
         connection = idle.pop() if idle else Connection(port)
@@ -70,12 +72,13 @@ async def opened(port: int, requests: Sequence[bytes], rate: float, seconds: flo
         outcome.answers.append(Answer(answer.status, time.monotonic() - due, answer.headers, answer.body, answer.refused))
         idle.append(connection)
 
-    while (now := time.monotonic() - began) < seconds:
-        while sent < now * rate:
-            task = asyncio.create_task(ask(requests[sent % len(requests)], began + sent / rate))
+    while due < seconds:
+        while due < min(seconds, time.monotonic() - began):
+            task = asyncio.create_task(ask(requests[sent % len(requests)], began + due))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
             sent += 1
+            due += chance.expovariate(rate)
         await asyncio.sleep(0.002)
     await asyncio.gather(*tasks)
     outcome.seconds = time.monotonic() - began
