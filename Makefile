@@ -51,6 +51,8 @@ lock: $(VENV)/bin/python  ## requirements/*.txt, the server image's packages wit
 bench: $(VENV)/.setup  ## speed and faithfulness on this machine, into benchmarks/results; wants both cores to itself
 	$(BIN)/python benchmarks/explain.py --save
 	$(BIN)/python benchmarks/server.py limit --save
+	$(BIN)/python benchmarks/engine.py --save
+	$(BIN)/python benchmarks/engine.py --profile --save
 
 figures: $(VENV)/.setup  ## rewrite every figure that README and docs quote from benchmarks/results
 	$(BIN)/python benchmarks/figures.py

@@ -29,15 +29,12 @@ CALIBRATION = 100  # pictures of the training pack, half of which calibrate
 
 
 class Bench:
-    """One network under measurement. `others` are the contenders between PyTorch and ours; `remarks` what the table should say beside one."""
-
-    others = ("torch.compile", "plain export", "decomposed", "OpenVINO")
+    """One network under measurement."""
 
     def __init__(self, name: str) -> None:
         if name not in NAMES:
             sys.exit(f"there is no model {name!r}; choose from: {', '.join(NAMES)}")
         self.name = name
-        self.remarks: dict[str, str] = {}
         self.has_int8 = name in ("embedded", "tiny")
         if name == "embedded":
             files = find(embedded(), names(embedded())[0])

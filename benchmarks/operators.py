@@ -11,6 +11,18 @@ import onnxruntime
 from card import Row
 from engine_models import Bench
 
+DISABLED = ["SkipLayerNormFusion"]
+
+
+def session_options(threads: int, *, spinning: bool = False) -> onnxruntime.SessionOptions:
+    """As `service.engine` sets them, but for `spinning`."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    options.log_severity_level = 3
+    return options
+
 
 def operators(bench: Bench, threads: int, rounds: int) -> list[Row]:
     """One row an operator at batch 1, most expensive first: how many nodes, milliseconds a run and share of all. At least 10 runs, after one to warm up."""
@@ -30,13 +42,10 @@ def operators(bench: Bench, threads: int, rounds: int) -> list[Row]:
 def profile(path: Path, pictures: object, threads: int, runs: int) -> list[tuple[str, str, float]]:
     """(node, operator, milliseconds a run) of every node, with the session options of `service.engine`."""
     with tempfile.TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
+        options = session_options(threads)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"], disabled_optimizers=["SkipLayerNormFusion"])
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED)
         for _ in range(runs + 1):
             session.run(["logits"], {"image": pictures})
         events = json.loads(Path(session.end_profiling()).read_text())
