@@ -15,7 +15,8 @@ COPY pyproject.toml README.md LICENSE ./
 COPY service service
 RUN /opt/paca/bin/pip install -q --no-deps --no-build-isolation . \
  && find /opt/paca -depth \( -name __pycache__ -o -name tests -path '*numpy*' \) -exec rm -rf {} + \
- && /opt/paca/bin/pip uninstall -q -y setuptools pip
+ && /opt/paca/bin/pip uninstall -q -y setuptools pip \
+ && models=$(echo /opt/paca/lib/python3*/site-packages/service/models) && mv "$models" /models && ln -s /models "$models"
 
 FROM build AS build-cuda
 RUN --mount=type=cache,target=/var/cache/pip /opt/paca/bin/pip install -q --require-hashes -r requirements/gpu.txt
@@ -23,11 +24,13 @@ COPY pyproject.toml README.md LICENSE ./
 COPY service service
 RUN /opt/paca/bin/pip install -q --no-deps --no-build-isolation . \
  && find /opt/paca -depth -name __pycache__ -exec rm -rf {} + \
- && /opt/paca/bin/pip uninstall -q -y setuptools pip
+ && /opt/paca/bin/pip uninstall -q -y setuptools pip \
+ && models=$(echo /opt/paca/lib/python3*/site-packages/service/models) && mv "$models" /models && ln -s /models "$models"
 
 FROM ${BASE} AS runtime
+# /models is the embedded repository; a new volume mounted there starts as its copy and takes further models.
 ENV PATH=/opt/paca/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    PACA_HOST=0.0.0.0 PACA_PORT=8000 PACA_LOG_FORMAT=json
+    PACA_HOST=0.0.0.0 PACA_PORT=8000 PACA_LOG_FORMAT=json PACA_MODELS=/models
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin paca
 USER 10001
 EXPOSE 8000
@@ -40,6 +43,8 @@ FROM runtime AS cuda
 # The driver comes from the host through NVIDIA's container toolkit; CUDA and cuDNN come with the wheels.
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility PACA_PRECISION=fp32
 COPY --from=build-cuda /opt/paca /opt/paca
+COPY --from=build-cuda --chown=10001:10001 /models /models
 
 FROM runtime AS cpu
 COPY --from=build-cpu /opt/paca /opt/paca
+COPY --from=build-cpu --chown=10001:10001 /models /models
