@@ -43,7 +43,8 @@ from service.load import closed_loop
 ROOT = Path(__file__).parents[2]
 VARIANTS = {name: f"pacavit_{name}_p2cconv_100_0" for name in ("tiny", "small", "base")}
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-KERNEL = re.compile(r"ONNX Attention: using ([\w ]+)|((?:flash|cudnn|efficient|memory efficient|unfused)[\w ]*(?:attention|path))", re.I)
+COMPILED = (1, 16, 256)  # each batch size is compiled anew, about a minute each
+KERNEL = re.compile(r"Attention: using ([\w ]+)|((?:flash|cudnn|efficient|memory efficient|unfused)[\w ]*(?:attention|path))", re.I)
 
 
 def main() -> None:
@@ -71,7 +72,8 @@ def main() -> None:
             for batch in BATCHES if device == "cuda" else (1, 2):
                 row: dict[str, object] = {"model": name, "precision": precision, "batch": batch}
                 for kind, prepare in runs.items():
-                    row[f"{kind} images/s"] = batch / seconds_of(prepare(batch), 0.1 if asked.dry_run else asked.seconds)
+                    skip = kind == "torch.compile" and batch not in COMPILED
+                    row[f"{kind} images/s"] = None if skip else rate(prepare, batch, 0.1 if asked.dry_run else asked.seconds)
                 speed.append(row)
                 print(row, file=sys.stderr)
     served = [server(artifact(asked.models, "tiny", p), p, device, asked.seconds) for p in (("fp16", "fp32") if device == "cuda" else ("fp32",))]
@@ -97,9 +99,11 @@ def session(path: Path, device: str, optimised: Path | None = None, severity: in
     options.log_severity_level = severity
     if optimised:
         options.optimized_model_filepath = str(optimised)
-    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"] if device == "cuda" else ["CPUExecutionProvider"]
+    cuda = ("CUDAExecutionProvider", {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"})
+    providers = [cuda, "CPUExecutionProvider"] if device == "cuda" else ["CPUExecutionProvider"]
     opened = ort.InferenceSession(path, options, providers=providers, disabled_optimizers=["SkipLayerNormFusion"])
-    assert opened.get_providers()[0] == providers[0], f"ONNX Runtime fell back to {opened.get_providers()[0]}"
+    wanted = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
+    assert opened.get_providers()[0] == wanted, f"ONNX Runtime fell back to {opened.get_providers()[0]}"
     return opened
 
 
@@ -108,11 +112,13 @@ def kernels(path: Path, device: str) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as scratch:
         written = Path(scratch) / "optimised.onnx"
         with stderr_of_c(Path(scratch) / "log") as log:
+            ort.set_default_logger_severity(0)  # the kernel's own line goes to this logger, not to the session's
             opened = session(path, device, written, severity=0)
             side = opened.get_inputs()[0].shape[1]
             options = ort.RunOptions()
             options.log_severity_level = 0
             opened.run(["logits"], {"image": np.zeros((2, side, side, 3), np.uint8)}, options)
+            ort.set_default_logger_severity(2)
         nodes = Counter(node.op_type for node in onnx.load(written, load_external_data=False).graph.node)
         chosen = Counter((found[1] or found[2]).strip().lower() for found in KERNEL.finditer(log.read_text(errors="replace")))
     memcpy = sum(count for kind, count in nodes.items() if kind.startswith("Memcpy"))
@@ -161,6 +167,7 @@ def torch_runners(name: str, precision: str, device: str) -> dict[str, Prepare]:
     torch.manual_seed(0)
     network: Any = Served(create(VARIANTS[name]), "uint8", None).eval().to(device)
     side = network.model.config.image_size
+    torch._dynamo.config.recompile_limit = 2 * len(BATCHES)  # beyond it PyTorch would go on in eager mode without a word
     compiled = torch.compile(network, dynamic=False)
 
     def runner(module: Any) -> Prepare:
@@ -182,6 +189,19 @@ def torch_runners(name: str, precision: str, device: str) -> dict[str, Prepare]:
 
 def pictures(batch: int, side: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), np.uint8)
+
+
+def rate(prepare: Prepare, batch: int, seconds: float) -> float | str:
+    """Images a second, or that the device's memory does not hold so many."""
+    try:
+        return batch / seconds_of(prepare(batch), seconds)
+    except RuntimeError as error:  # PyTorch's OutOfMemoryError is one; ONNX Runtime's exceptions are too
+        if "memory" not in str(error).lower():
+            raise
+        return "out of memory"
+    finally:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def seconds_of(once: Callable[[], object], seconds: float) -> float:
