@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,10 @@ import torch
 from export.attention_node import node_counts
 from export.paca import PaCaConfig, PaCaViT, StageConfig
 from export.paca.model import attend_explicit
-from export.pipeline import ExportError, Request, Source, export_model, load_source, run
+from export.pipeline import ExportError, Request, Source, explain_stage, export_model, load_source, run
 from export.trace import trace
 from export.verify import VerificationError, check_structure
-from service.engine import Device, Engine
+from service.engine import Device, Engine, GradientEngine
 
 STAGES = (StageConfig(6, 1, 2, 3), StageConfig(10, 2, 5))
 
@@ -63,6 +65,7 @@ def test_a_gated_pool_adds_one_softmax(tmp_path: Path, dynamic: bool) -> None:
 def test_one_dynamic_file_serves_many_sizes(tmp_path: Path) -> None:
     report = export_model(Source(network(), "toy", ("a", "b", "c")), tmp_path / "model.onnx", dynamic_size=True, with_explain=False)
     assert report.manifest.dynamic_size
+    assert report.verification.sizes == ((32, 32), (64, 96), (128, 64), (33, 38))
     engine = Engine(tmp_path / "model.onnx", Device("cpu"))
     for height, width in ((32, 32), (48, 32), (33, 45)):
         assert engine.run(np.zeros((2, height, width, 3), np.uint8)).logits.shape == (2, 3)
@@ -89,6 +92,48 @@ def test_a_network_with_broken_weights_is_refused_and_the_old_file_stays(tmp_pat
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
 
 
+def test_a_full_disk_costs_one_line_and_not_the_old_file(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk's end: the same write fails."""
+    out = tmp_path / "model.onnx"
+    out.write_bytes(b"the old one")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(ExportError, match=r"cannot write model.onnx: .*; what stood there is untouched"):
+            export_model(Source(network(), "toy", ("a", "b", "c")), out, with_explain=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert out.read_bytes() == b"the old one"
+    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_a_target_that_cannot_be_written_is_said_before_anything_is_traced(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ExportError, match="cannot write to"):
+        export_model(Source(network(), "toy", ("a", "b", "c")), tmp_path / "file" / "model.onnx")
+
+
+def test_where_explain_onnx_takes_over() -> None:
+    assert explain_stage(network()) == 1  # the second last stage
+    taught = tuple(dataclasses.replace(stage, clusters=3, clustering="teacher") for stage in STAGES)
+    assert explain_stage(PaCaViT(PaCaConfig("taught", taught, image_size=32, patch_size=2, teacher_depths=(1, 1)))) == 0  # the patch embedding
+    assert explain_stage(PaCaViT(PaCaConfig("one", STAGES[:1], image_size=32, patch_size=2))) is None
+
+
+def test_a_network_with_a_teacher_is_served_with_its_gradients(tmp_path: Path) -> None:
+    taught = tuple(dataclasses.replace(stage, clusters=3, clustering="teacher", depth=1) for stage in STAGES)
+    torch.manual_seed(1)
+    model = PaCaViT(PaCaConfig("taught", taught, num_classes=3, image_size=32, patch_size=2, resize="stretch", crop=1.0, teacher_depths=(1, 1)))
+    report = export_model(Source(model, "taught", ("a", "b", "c")), tmp_path / "model.onnx")
+    assert report.explain is not None
+    assert report.manifest.explain is not None
+    engine = Engine(tmp_path / "model.onnx", Device("cpu"))
+    pixels = np.random.default_rng(5).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    features = engine.run(pixels, ("features",)).arrays["features"]
+    found = GradientEngine(tmp_path / "explain.onnx").run(features, np.eye(3, dtype=np.float32)[:2])
+    assert {name: array.shape for name, array in found.items()} == {"map_1": (2, 16, 16), "effect_1": (2, 3), "effect_2": (2, 3)}
+
+
 def test_labels_must_fit_the_classes(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="2 labels for 3 classes"):
         export_model(Source(network(), "toy", ("a", "b")), tmp_path / "model.onnx")
@@ -102,11 +147,11 @@ def test_labels_must_fit_the_classes(tmp_path: Path) -> None:
         (Request("auto"), "needs a --checkpoint"),
         (Request("paca_small_128", image_size=24), "needs 32 to 2048 pixels"),
         (Request("paca_small_128", labels=Path("absent.txt")), "cannot read the labels"),
+        (Request("paca_small_128", precision="int9"), "choose one of: fp32, fp16, int8"),
+        (Request("paca_small_128", input_kind="float16"), "choose one of: uint8, float32"),
     ],
 )
 def test_bad_requests_end_in_one_line_and_write_nothing(tmp_path: Path, request_: Request, reason: str) -> None:
-    import dataclasses
-
     with pytest.raises(ExportError, match=reason) as failure:
         run(dataclasses.replace(request_, out=tmp_path / "model.onnx"))
     assert "\n" not in str(failure.value)
