@@ -6,8 +6,10 @@ import json
 import re
 import subprocess
 
+import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
 DESKTOP, PHONE = (1280, 860), (390, 844)
@@ -179,6 +181,18 @@ def test_the_report_is_a_page_of_its_own(page: Page, jpeg: bytes) -> None:
         page.get_by_role("button", name="Download report").click()
     assert download.value.suggested_filename == "photo-report.html"
     assert "<html" in download.value.path().read_text("utf-8").lower()
+
+
+def test_the_picture_can_be_kept_as_it_is_seen(page: Page, jpeg: bytes, photo: np.ndarray) -> None:
+    choose(page, jpeg)
+    explained(page)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save picture").click()
+    assert download.value.suggested_filename == "photo-explained.png"
+    with Image.open(download.value.path()) as saved:
+        assert saved.size == (photo.shape[1], photo.shape[0])
+        apart = np.abs(np.asarray(saved.convert("RGB"), int) - photo)
+    assert 3 < apart.mean() < 120  # the photo, with something on it
 
 
 def test_it_works_behind_a_proxy_under_a_prefix(page: Page, demo: str, jpeg: bytes) -> None:

@@ -118,16 +118,25 @@ async function openSample() {
   open(new File([await response.blob()], "sample.webp", { type: "image/webp" }));
 }
 
-async function downloadReport() {
+/** Saves what `make` resolves to, under the photo's name with this ending. */
+async function download(make, ending) {
   try {
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(await api.report(question, photo));
-    link.download = `${photo.name.replace(/\.[^.]*$/, "")}-report.html`;
+    link.href = URL.createObjectURL(await make());
+    link.download = `${photo.name.replace(/\.[^.]*$/, "")}-${ending}`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
   } catch (error) {
-    view.showProblem(error, downloadReport);
+    view.showProblem(error, () => download(make, ending));
   }
+}
+
+function savePicture() {
+  const { predictions, explanations } = shown.answer;
+  const explained = explanations[0].target?.class_id ?? predictions[0].class_id;
+  const prediction = predictions.find(({ class_id: id }) => id === explained);
+  const caption = prediction ? `${prediction.label} ${view.percent(prediction.score)}` : explanations[0].target.label;
+  return picture.save(`${caption} · PaCa`);
 }
 
 async function copyCurl() {
@@ -160,7 +169,8 @@ function listen() {
     $("opacity-value").textContent = `${target.value} %`;
   });
   $("copy").addEventListener("click", copyCurl);
-  $("report").addEventListener("click", downloadReport);
+  $("save").addEventListener("click", () => download(savePicture, "explained.png"));
+  $("report").addEventListener("click", () => download(() => api.report(question, photo), "report.html"));
   document.addEventListener("paste", ({ clipboardData }) => open(clipboardData.files[0]));
   addEventListener("dragover", (event) => {
     event.preventDefault();

@@ -137,6 +137,25 @@ export class Picture {
     }
   }
 
+  /** The photo as it is seen here, with a caption in its corner: a PNG to keep or to send. */
+  save(caption) {
+    const whole = new OffscreenCanvas(this.canvas.width, this.canvas.height);
+    const context = whole.getContext("2d");
+    context.drawImage(this.photo, 0, 0, whole.width, whole.height);
+    context.drawImage(this.canvas, 0, 0);
+    const size = Math.max(13, Math.round(whole.width / 36));
+    context.font = `600 ${size}px system-ui, sans-serif`;
+    const room = Math.min(context.measureText(caption).width, whole.width - 3 * size);
+    context.fillStyle = "rgb(10 16 18 / 82%)";
+    context.beginPath();
+    context.roundRect(size / 2, whole.height - 2.25 * size, room + 1.5 * size, 1.75 * size, size);
+    context.fill();
+    context.fillStyle = "#fff";
+    context.textBaseline = "middle";
+    context.fillText(caption, 1.25 * size, whole.height - 1.35 * size, room);
+    return whole.convertToBlob({ type: "image/png" });
+  }
+
   outline(context) {
     const [left, top, width, height] = this.frame;
     const { rows, columns } = this.segmentation;

@@ -16,7 +16,7 @@ function refill(container, ...children) {
   if (place >= 0) places()[place]?.focus();
 }
 
-const percent = (value, digits = 1) => `${(100 * value).toFixed(digits)} %`;
+export const percent = (value, digits = 1) => `${(100 * value).toFixed(digits)} %`;
 const number = (value) => (Math.abs(value) < 0.005 && value !== 0 ? value.toExponential(0) : value.toFixed(2)).replace("-", "−");
 const signed = (value) => (value < 0 ? number(value) : `+${number(value)}`);
 
