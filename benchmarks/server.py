@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("what", choices=("limit", "tune", "peers"))
     parser.add_argument("--setup", action="store_true", help="only create the peers' environments")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of one measurement")
+    parser.add_argument("--seconds", type=float, default=2.5, help="of one measurement")
     parser.add_argument("--models", default="tiny,embedded")
     parser.add_argument("--save", action="store_true")
     asked = parser.parse_args()

@@ -27,7 +27,7 @@ from .contenders import HERE, OURS, PEERS, ROOT, Contender
 
 PATH = "/classify"
 TOLERANCE = 1e-5
-POISON_ROUNDS, GOOD = 10, 15
+POISON_ROUNDS, GOOD = 5, 15
 
 
 @dataclass(frozen=True)
@@ -133,11 +133,11 @@ def tune(bench: Bench) -> list[Row]:
                     row |= {"requests/s at 16": cell.rate, "p50 ms at 16": cell.p50, "errors": cell.errors}
                     row |= {"bad photo answered": bad, f"good ones failed of {POISON_ROUNDS * GOOD}": lost}
             except RuntimeError as reason:
-                row |= {"requests/s at 16": 0.0, "errors": str(reason)[-300:]}
+                row |= {"requests/s at 16": 0.0, "errors": str(reason).strip().splitlines()[-1][-200:]}
             print(row, file=sys.stderr)
             rows.append(row)
     best = {(row["model"], row["server"]): max(_rates(rows, row)) for row in rows}
-    return [{**row, "chosen": "yes" if row["requests/s at 16"] == best[row["model"], row["server"]] else ""} for row in rows]
+    return [{**row, "chosen": "yes" if row["requests/s at 16"] == best[row["model"], row["server"]] > 0 else ""} for row in rows]
 
 
 def _rates(rows: list[Row], like: Row) -> list[float]:
@@ -167,8 +167,11 @@ def poison(server: Server, contender: Contender, bench: Bench) -> tuple[str, int
 
 def chosen(model: str) -> list[Contender]:
     """Each peer at the setting that `tune` found best for this model, and ours with the photo raw and as multipart."""
-    rows = json.loads((RESULTS / "peers_settings.json").read_text())["rows"]
+    file = RESULTS / "peers_settings.json"
+    rows = json.loads(file.read_text())["rows"] if file.exists() else []
     best = {row["server"]: row["setting"] for row in rows if row["model"] == model and row["chosen"]}
+    if absent := [peer for peer in PEERS if peer not in best]:
+        raise SystemExit(f"no setting is known to work for {', '.join(absent)} with {model}; run: python benchmarks/server.py tune --save")
     peers = [c for peer in PEERS for c in contenders.settings(peer) if c.setting == best[peer]]
     return [contenders.ours(), contenders.ours(form="multipart"), *peers]
 
@@ -186,6 +189,7 @@ def compare(bench: Bench, rounds: int) -> tuple[list[Row], list[Row]]:
                 server, message = stack.enter_context(started(contender, bench, model, reference))
                 server.pause()
                 entered.append((contender, server, message))
+                print(name, _title(contender), f"ready after {server.seconds_to_ready:.0f} s", file=sys.stderr)
             cells: dict[tuple[int, int], list[Cell]] = {}
             loops = []
             for number in range(rounds):
@@ -205,6 +209,7 @@ def compare(bench: Bench, rounds: int) -> tuple[list[Row], list[Row]]:
                 server.resume()
                 cell = open_loop(server, message, rate=0.7 * best, seconds=4 * bench.seconds)
                 server.pause()
+                print(name, _title(contender), "open loop", cell, file=sys.stderr)
                 row = {"model": name, "server": _title(contender), "offered/s": 0.7 * best, "p50 ms": cell.p50, "p99 ms": cell.p99}
                 open_rows.append({**row, "errors": cell.errors})
         loop.close()

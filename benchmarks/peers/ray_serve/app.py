@@ -31,7 +31,7 @@ if __name__ == "__main__":
 
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="warning")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="warning")
     serve.start(http_options={"host": "127.0.0.1", "port": int(os.environ["BENCH_PORT"])})
     serve.run(PaCa.bind(), route_prefix="/classify")
     signal.sigwait({signal.SIGTERM})
