@@ -13,7 +13,7 @@ from tests.serving import post, served
 
 def figure(url: str, name: str) -> float:
     """A metric's value, summed over its labels."""
-    found = re.findall(rf"^{name}(?:{{[^}}]*}})? ([0-9.e+-]+)$", httpx.get(f"{url}/metrics").text, re.M)
+    found = re.findall(rf"^{name}(?:{{[^}}]*}})? ([0-9.e+-]+)$", httpx.get(f"{url}/metrics", timeout=60).text, re.M)
     return sum(map(float, found))
 
 
@@ -34,7 +34,7 @@ def test_the_queued_work_of_callers_who_left_is_not_done(pictures, count, record
 
 async def scenario(requests, total, record, soak):
     outcome, until = Outcome(), asyncio.Event()
-    with served(None, instances=1, threads=1) as serving:
+    with served(None, instances=1, threads=1, queue_size=128) as serving:
         inferred, memory = figure(serving.url, "paca_inferred_total"), serving.rss()
         load = asyncio.create_task(closed(serving.port, requests, 4, until, outcome))
         left = 0
@@ -49,7 +49,7 @@ async def scenario(requests, total, record, soak):
         wasted = figure(serving.url, "paca_inferred_total") - inferred - len(outcome.of(200))
         grown = serving.rss() - memory
         cancelled = figure(serving.url, "paca_cancelled_total")
-        assert httpx.get(f"{serving.url}/readyz").status_code == 200
+        assert httpx.get(f"{serving.url}/readyz", timeout=60).status_code == 200
     record(left=left, inferred_all_the_same=wasted, part=round(wasted / left, 4), rss_growth_mb=round(grown / 2**20, 1))
     assert set(outcome.statuses()) == {200}
     assert cancelled >= 0.9 * left
