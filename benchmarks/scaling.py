@@ -87,7 +87,7 @@ def instances(seconds: float) -> list[Row]:
 
         def work(engine: Session = engine, feed: dict = feed, done: list[float] = done, end: float = end) -> None:
             engine.run(("logits",), feed)
-            while time.perf_counter() < end:
+            while not done or time.perf_counter() < end:
                 began = time.perf_counter()
                 engine.run(("logits",), feed)
                 done.append(time.perf_counter() - began)
@@ -100,6 +100,7 @@ def instances(seconds: float) -> list[Row]:
             thread.join()
         rate = (len(done) + count) / (time.perf_counter() - began)
         rows.append({"runs at once": count, "threads each": threads, "ms a run": 1000 * statistics.median(done), "pictures/s": rate})
+        print(rows[-1], file=sys.stderr)
     return rows
 
 
@@ -143,6 +144,7 @@ def clusters(seconds: float) -> list[Row]:
         config = with_clusters(count)
         ms = median_ms(lambda engine=engine: engine.run(("logits",), pictures(1)), seconds)
         rows.append({"clusters": count or "none: full attention", "ms": ms, "GMAC": macs(config) / 1e9})
+        print(rows[-1], file=sys.stderr)
     return rows
 
 
@@ -156,6 +158,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true")
     asked = parser.parse_args()
     for name in asked.rows.split(","):
+        print(f"measuring {name}", file=sys.stderr)
         finish(f"scaling_{name}", ROWS[name](asked.seconds), save=asked.save)
 
 
