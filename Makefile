@@ -5,6 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 RUNTIME ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 PORT   ?= 8000
+SOAK   ?= tests/faults tests/service/api/test_fuzz.py
 
 .DEFAULT_GOAL := help
 .PHONY: help serve setup check test bench soak lock figures up clean
@@ -40,8 +41,8 @@ check: $(VENV)/.setup  ## format, lint, types, import contracts, security
 test: $(VENV)/.setup  ## the test suite
 	$(BIN)/pytest -n 2 --dist loadfile
 
-soak: $(VENV)/.setup  ## the fault tests at full counts; hours, resumable (build/soak.jsonl)
-	PACA_SOAK=1 $(BIN)/pytest tests/faults tests/service/api/test_fuzz.py --timeout 0
+soak: $(VENV)/.setup  ## the fault tests at full counts; hours, resumable (build/soak.jsonl); a part: make soak SOAK=tests/faults/test_clock.py
+	PACA_SOAK=1 $(BIN)/pytest $(SOAK) --timeout 0
 
 lock: $(VENV)/bin/python  ## requirements/*.txt, the server image's packages with their hashes, from constraints.txt
 	$(PIP) install -c constraints.txt uv
