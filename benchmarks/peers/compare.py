@@ -200,7 +200,7 @@ def compare(bench: Bench, rounds: int) -> tuple[list[Row], list[Row]]:
                     for connections, seconds in ((16, bench.seconds), (1, 0.7 * bench.seconds)):
                         cells.setdefault((i, connections), []).append(closed(server, message, connections=connections, seconds=seconds))
                     server.pause()
-                print(name, "round", number + 1, {c.name: round(cells[i, 16][-1].rate, 1) for i, (c, _, _) in enumerate(entered)}, file=sys.stderr)
+                print(name, "round", number + 1, {_title(c): round(cells[i, 16][-1].rate, 1) for i, (c, _, _) in enumerate(entered)}, file=sys.stderr)
             bare = statistics.median(loops)
             for i, (contender, server, _) in enumerate(entered):
                 closed_rows.append(_summary(name, contender, server, cells[i, 16], cells[i, 1], bare))
@@ -267,9 +267,10 @@ def verdicts(rows: list[Row]) -> dict[str, str]:
             costs = {row["server"]: float(str(row[f"CPU ms above the loop at {load}"])) for row in (mine, *others)}
             own = costs.pop(mine["server"])
             cheapest = min(costs, key=lambda server: costs[server])
+            share = f"{own / costs[cheapest]:.0%}" if costs[cheapest] > 0 else "not told apart from the loop's"
             found[f"{model} at {load}"] = (
                 f"{word} of {rival['server']} ({mine[f'requests/s at {load}']:.1f} to {rival[f'requests/s at {load}']:.1f} requests/s); "
-                f"CPU above the loop {own:.2f} ms to {costs[cheapest]:.2f} ms of {cheapest}, the cheapest peer: {own / costs[cheapest]:.0%}"
+                f"CPU above the loop {own:.2f} ms to {costs[cheapest]:.2f} ms of {cheapest}, the cheapest peer: {share}"
             )
     return found
 
