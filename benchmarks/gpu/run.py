@@ -229,6 +229,7 @@ def server(path: Path, precision: str, device: str, seconds: float) -> Row:
             "PACA_DEFAULT_MODEL": path.parents[1].name,
             "PACA_PROVIDER": device,
             "PACA_PRECISION": precision,
+            "PACA_QUEUE_SIZE": "128",  # a closed loop of 64 is no overload
         }
         command = [sys.executable, "-m", "service", "serve"]
         row: dict[str, object] = {"model": path.parents[1].name, "precision": precision}
