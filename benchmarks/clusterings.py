@@ -1,20 +1,21 @@
 """The same small PaCa with every clustering inside, on CIFAR-10: what it learns, what it costs, whether it can be exported.
 
     python benchmarks/clusterings.py                      trains what is not trained yet and prints the table; stop and start it at will
-    python benchmarks/clusterings.py --rows conv,kmeans --epochs 20
+    python benchmarks/clusterings.py --rows conv,kmeans --epochs 20 --trunk-epochs 0      two rows from scratch
     python benchmarks/clusterings.py --cost               no training: seconds a step and milliseconds a picture of each row
     python benchmarks/clusterings.py --subset 2000 --epochs 1 --out /tmp/smoke      does it all run?
 
-Every row is `paca train cifar10 --clustering ROW` with the same recipe, seed and pictures; its run lies in OUT/ROW. Accuracy, precision, recall and F1 (means
-over classes) are of the last scoring, on the JPEG test pack (10,000) and on the lossless subset (1,017). Inference is one picture at a time on the CPU, in
-ONNX Runtime where the row can be exported, in PyTorch always; medians. Needs the CIFAR-10 packs in --data or $PACA_DATA. The last line is one JSON object.
+A common trunk (OUT/trunk: the same network with the cheapest clustering, linear) is trained first; every row is `paca train cifar10 --clustering ROW`
+`--from` it, with the same recipe, seed and pictures and its clusterings learned anew; its run lies in OUT/ROW. So a row costs a quarter of a training from
+scratch, and none has a head start in its own clustering. Accuracy, precision, recall and F1 (means over classes) are of the last scoring, on the JPEG test
+pack (10,000) and on the lossless subset (1,017). Inference is one picture at a time on the CPU, in ONNX Runtime where the row can be exported, in PyTorch
+always; medians. Needs the CIFAR-10 packs in --data or $PACA_DATA. With --save: benchmarks/results/clusterings.json (or clusterings_cost.json).
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import statistics
 import sys
@@ -25,8 +26,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from card import Row, finish
 from rich.console import Console
-from rich.table import Table
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -41,6 +42,7 @@ from export.training.memory import keep_memory
 from export.training.progress import showing
 from export.training.recipes import Options, Plan, plan, with_clustering
 from export.training.run import finalise
+from export.training.state import Run
 from export.verify import VerificationError
 from service.engine import Device, Engine
 
@@ -53,12 +55,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("PACA_DATA", "data")))
     parser.add_argument("--out", type=Path, default=Path("runs/clusterings"))
     parser.add_argument("--rows", default=",".join(ROWS))
-    parser.add_argument("--epochs", type=int, default=None)
+    parser.add_argument("--epochs", type=int, default=None, help="of every row")
+    parser.add_argument("--trunk-epochs", type=int, default=20, help="0 = rows from scratch")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--subset", type=int, default=None, help="train on so many pictures only, test on as many")
     parser.add_argument("--threads", type=int, default=0, help="0 = PyTorch's choice")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--cost", action="store_true", help="only what a step and a picture cost")
+    parser.add_argument("--save", action="store_true")
     asked = parser.parse_args()
     rows = asked.rows.split(",")
     if unknown := set(rows) - set(ROWS):
@@ -67,22 +71,32 @@ def main() -> None:
         torch.set_num_threads(asked.threads)
     keep_memory()
     console = Console(stderr=True)
-    found = {}
+    begin = trunk(asked, console) if asked.trunk_epochs and not asked.cost else None
+    table: list[Row] = []
     for row in rows:
-        found[row] = cost(row) if asked.cost else trained(row, asked, console)
-        console.print(row, found[row])
-    _table(console, found)
-    print(json.dumps({"threads": torch.get_num_threads(), "torch": torch.__version__, "seed": asked.seed, "rows": found}))
+        table.append({"clustering": row, **(cost(row) if asked.cost else trained(row, begin, asked, console))})
+        console.print(table[-1])
+    columns = dict.fromkeys(key for line in table for key in line)
+    notes = {"trunk_epochs": asked.trunk_epochs, "seed": asked.seed, "threads": torch.get_num_threads()}
+    name = "clusterings_cost" if asked.cost else "clusterings"
+    finish(name, [{key: line.get(key) for key in columns} for line in table], save=asked.save, **notes)
 
 
-def trained(row: str, asked: argparse.Namespace, console: Console) -> dict[str, Any]:
+def trunk(asked: argparse.Namespace, console: Console) -> Path:
+    """The weights all rows begin with; trained, or gone on with, where they are not there yet."""
+    out = asked.out / "trunk"
+    if not (out / "model.safetensors").is_file():
+        ready = _ready(Options(asked.data, out, asked.trunk_epochs, None, "linear", asked.seed), asked.subset)
+        _run(ready, out, asked.device, console)
+        finalise("cifar10", ready, out, console, torch_device(asked.device))
+    return out / "model.safetensors"
+
+
+def trained(row: str, begin: Path | None, asked: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Trains the row to its end (or goes on with it), exports it if it can be, and collects the numbers."""
-    out, track, say = asked.out / row, *showing(console)
-    device = torch_device(asked.device)
-    ready = plan("cifar10", Options(asked.data, out, asked.epochs, None, row, asked.seed))
-    if asked.subset:
-        ready = _shortened(ready, asked.subset)
-    run = fit(start(ready.config, ready.recipe, device), ready.recipe, ready.train, ready.held_out, out, track, say)
+    out, device = asked.out / row, torch_device(asked.device)
+    ready = _ready(Options(asked.data, out, asked.epochs, begin, row, asked.seed), asked.subset)
+    run = _run(ready, out, asked.device, console)
     final = finalise("cifar10", ready, out, console, device)
     loaded = load(final)
     answer: dict[str, Any] = {"parameters": parameters(loaded.model), "epochs": run.epoch, "seconds_per_epoch": round(run.seconds / run.epoch, 1)}
@@ -117,6 +131,17 @@ def cost(row: str) -> dict[str, Any]:
     }
 
 
+def _ready(options: Options, subset: int | None) -> Plan:
+    ready = plan("cifar10", options)
+    return _shortened(ready, subset) if subset else ready
+
+
+def _run(ready: Plan, out: Path, device: str, console: Console) -> Run:
+    return fit(
+        start(ready.config, ready.recipe, torch_device(device), ready.weights), ready.recipe, ready.train, ready.held_out, out, *showing(console)
+    )
+
+
 def _shortened(ready: Plan, count: int) -> Plan:
     rows = np.arange(count)
     tests = {name: pictures.take(rows[: len(pictures)]) for name, pictures in ready.tests.items()}
@@ -141,14 +166,6 @@ def _milliseconds(run: Callable[[Any], Any], x: Any, repeats: int = REPEATS, clo
         run(x)
         times.append(1000 * (clock() - began))
     return round(statistics.median(times[2:]), 2)
-
-
-def _table(console: Console, found: dict[str, dict[str, Any]]) -> None:
-    columns = list(dict.fromkeys(key for values in found.values() for key in values))
-    table = Table("clustering", *(c.replace("_", " ") for c in columns), title="PaCa on CIFAR-10, by clustering")
-    for row, values in found.items():
-        table.add_row(row, *(str(values.get(c, "-")) for c in columns))
-    console.print(table)
 
 
 if __name__ == "__main__":

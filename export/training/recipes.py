@@ -58,13 +58,19 @@ def imagenette(options: Options) -> Plan:
 
 
 def cifar10(options: Options) -> Plan:
-    """The comparison of clusterings: the same small network, recipe and pictures for every kind. A twentieth of the training pack is held out."""
+    """The comparison of clusterings: the same small network, recipe and pictures for every kind. A twentieth of the training pack is held out.
+
+    From a checkpoint (the common trunk of `benchmarks/clusterings.py`): a gentler rate for fewer epochs, and every clustering learned anew.
+    """
     base = _base(options, "paca_cifar_32")
     side = base.config.image_size
     train, tests = read_cifar10(options.data, side)
     kept, held_out = tail(train, 0.05)
     augmentation = Augmentation(scale=(0.5, 1.0), jitter=0.2, erase_side=(0.2, 0.5))
     recipe = Recipe(epochs=options.epochs or 24, batch=128, seed=options.seed, sizes=((0.5, side * 3 // 4), (1.0, side)), augmentation=augmentation)
+    if base.weights:
+        base = dataclasses.replace(base, weights={k: v for k, v in base.weights.items() if ".clustering." not in k})
+        recipe = dataclasses.replace(recipe, epochs=options.epochs or 6, lr=1e-3, warmup=0.5)
     return _plan(base, recipe, kept, held_out, tests)
 
 

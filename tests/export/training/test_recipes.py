@@ -10,6 +10,7 @@ from PIL import Image
 from export.paca import PaCaViT, create
 from export.paca.clustering import CLUSTERINGS
 from export.paca.cost import parameters
+from export.training.checkpoint import save_final
 from export.training.recipes import Options, plan, with_clustering
 
 
@@ -55,6 +56,18 @@ def test_every_row_of_the_comparison_differs_in_its_clustering_alone(packs: Path
     assert len({row.recipe for row in rows.values()}) == 1
     assert {row.config.stages[0].clustering for row in rows.values()} == set(rows)
     assert {(s.dim, s.depth, s.clusters) for row in rows.values() for s in row.config.stages} == {(64, 1, 32), (128, 2, 16), (192, 2, 0)}
+
+
+def test_from_a_trunk_every_row_learns_its_clustering_anew(packs: Path, tmp_path: Path) -> None:
+    trunk = tmp_path / "trunk.safetensors"
+    save_final(PaCaViT(with_clustering(create("paca_cifar_32").config, "linear")), trunk, tuple(f"class {i}" for i in range(10)), 1.0, {})
+    rows = {kind: plan("cifar10", Options(packs, packs / "run", clustering=kind, start_from=trunk)) for kind in ("linear", "kmeans", "teacher")}
+    assert len({row.recipe for row in rows.values()}) == 1
+    for row in rows.values():
+        assert row.weights
+        assert not any(".clustering." in name for name in row.weights)
+        assert "stage1.0.attn.q.weight" in row.weights
+        assert "head.weight" in row.weights  # of the very same classes
 
 
 def test_the_small_network_for_cifar_is_small_and_ends_on_a_grid_worth_looking_at() -> None:
