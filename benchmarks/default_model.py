@@ -9,16 +9,16 @@ wide, tall        the same, cut to 2:1 and 1:2 around the middle and then, as ev
 off-centre        the same, four times: the 70 % of width and height at each corner
 own aspect        the demo photos of the ten classes at their original size and aspect, never stretched
 unrelated         mean top score on photos of other things (demo photos of other classes, cats and dogs): what it says when it should not know
+pointing          share of the whole photos where the highest place of `cam` and of `focus` (true class) lies in a box people drew; and the picture's centre
 clusters          with --checkpoint: accuracy left with uniform assignments, clusters in use, on the whole photos
 
-Needs the packs and photos in --data or $PACA_DATA. The last line is one JSON object.
+Needs the packs and photos in --data or $PACA_DATA. With --save: benchmarks/results/default_model*.json, from which `make figures` writes the model card.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -26,17 +26,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from card import Row, finish
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from export.training.data import Pictures
 from export.training.evaluate import BATCH, cluster_report, evaluate_onnx
-from export.training.metrics import log_softmax, score
+from export.training.metrics import Scores, log_softmax, score
 from export.training.served import prepare
-from service.engine import Device, Engine
+from service import explain
+from service.engine import Device, Engine, GradientEngine
 
 Cut = Callable[[np.ndarray], list[np.ndarray]]
 CORNER = 0.7
@@ -49,12 +49,16 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=None)
     parser.add_argument("--no-validation", action="store_true")
     parser.add_argument("--provider", default="auto")
+    parser.add_argument("--save", action="store_true")
     asked = parser.parse_args()
     engine = Engine(asked.model, Device(asked.provider))
     found: dict[str, dict[str, Any]] = {}
     if not asked.no_validation:
-        found["validation"] = evaluate_onnx(asked.model, asked.data / "imagenette_val_128.npz", asked.provider).scores.summary()
-    located = [(asked.data / "imagenette_loc" / "images" / file, int(label)) for file, label in _located(asked.data)]
+        validation = evaluate_onnx(asked.model, asked.data / "imagenette_val_128.npz", asked.provider).scores
+        found["validation"] = validation.summary()
+        finish("default_model_confusion", _confusion(validation, engine.manifest.labels), save=asked.save)
+    boxes = _boxes(asked.data)
+    located = [(asked.data / "imagenette_loc" / "images" / file, label) for file, (label, _) in boxes.items()]
     for name, cut in {"whole photos": _whole, "wide": _wide, "tall": _tall, "off-centre": _corners}.items():
         found[name] = _labelled(engine, located, cut)
     demo, others = _demo(asked.data, engine.manifest.labels)
@@ -62,15 +66,65 @@ def main() -> None:
     pets = sorted((asked.data / "pets_masks" / "images").glob("*.jpg"))
     for name, files in {"unrelated: demo photos": others, "unrelated: cats and dogs": pets}.items():
         found[name] = _unrelated(engine, files)
+    facts: list[Row] = [{"fact": "temperature", "value": engine.manifest.temperature}]
+    pointing = _pointing(asked.model, engine, located, [b for _, b in boxes.values()])
+    facts += [{"fact": f"pointing game, {name}", "value": value} for name, value in pointing.items()]
     if asked.checkpoint:
-        found["clusters"] = _clusters(asked.checkpoint, engine, located)
-    _table(found)
-    print(json.dumps({"model": asked.model.name, "sha256": engine.sha256, "temperature": engine.manifest.temperature, **found}))
+        facts += _clusters(asked.checkpoint, engine, located, found["whole photos"]["accuracy"])
+    finish("default_model", [_row(name, values) for name, values in found.items()], save=asked.save, sha256=engine.sha256)
+    finish("default_model_facts", facts, save=asked.save)
 
 
-def _located(data: Path) -> list[tuple[str, str]]:
+def _row(name: str, values: dict[str, Any]) -> Row:
+    percent = {title: 100 * values[key] if key in values else None for title, key in (("accuracy %", "accuracy"), ("F1 %", "f1"), ("ECE %", "ece"))}
+    return {"photos": name, "pictures": values["pictures"], **percent, "mean top score": values["confidence"]}
+
+
+def _confusion(scores: Scores, labels: tuple[str, ...]) -> list[Row]:
+    """Rows are true classes, columns what was answered."""
+    found = np.asarray(scores.confusion)
+    return [
+        {"true \\ answered": label, **dict(zip(labels, row.tolist(), strict=True)), "recall %": 100 * row[i] / row.sum()}
+        for i, (label, row) in enumerate(zip(labels, found, strict=True))
+    ]
+
+
+def _boxes(data: Path) -> dict[str, tuple[int, list[tuple[float, ...]]]]:
+    """File → its label and the boxes of its class, as fractions (x0, y0, x1, y1)."""
+    found: dict[str, tuple[int, list[tuple[float, ...]]]] = {}
     with (data / "imagenette_loc" / "boxes.csv").open() as file:
-        return sorted({(row["file"], row["label"]) for row in csv.DictReader(file)})
+        for row in csv.DictReader(file):
+            found.setdefault(row["file"], (int(row["label"]), []))[1].append(tuple(float(row[k]) for k in ("x0", "y0", "x1", "y1")))
+    return found
+
+
+def _pointing(model: Path, engine: Engine, files: list[tuple[Path, int]], boxes: list[list[tuple[float, ...]]]) -> dict[str, float]:
+    """Pointing game (Zhang et al. 2018) of `cam` and, where the model has gradients, `focus`, on the map's own cells; and of the centre."""
+    pictures, grid = _batch(engine, [path for path, _ in files], _whole), engine.manifest.stages[-1].grid
+    beside = model.with_name("explain.onnx")
+    gradients = GradientEngine(beside, Device("cpu")) if beside.is_file() else None
+    hits: dict[str, list[bool]] = {"cam": [], "focus": [], "centre": []}
+    for picture, (_, label), box in zip(pictures, files, boxes, strict=True):
+        out = engine.run(picture[None], ("tokens", *(("features",) if gradients else ())))
+        weights = explain.question(len(engine.manifest.labels), label)
+        cam = explain.contributions(out.arrays["tokens"][0], grid, engine.head, weights)
+        hits["cam"].append(_hit(cam, box))
+        if gradients:
+            maps = {
+                int(k.removeprefix("map_")): v[0] for k, v in gradients.run(out.arrays["features"], weights[None]).items() if k.startswith("map_")
+            }
+            hits["focus"].append(_hit(explain.focus(cam, maps), box))
+        hits["centre"].append(_inside(0.5, 0.5, box))
+    return {name: round(float(np.mean(values)), 3) for name, values in hits.items() if values}
+
+
+def _hit(values: np.ndarray, boxes: list[tuple[float, ...]]) -> bool:
+    row, column = np.unravel_index(values.argmax(), values.shape)
+    return _inside((column + 0.5) / values.shape[1], (row + 0.5) / values.shape[0], boxes)
+
+
+def _inside(x: float, y: float, boxes: list[tuple[float, ...]]) -> bool:
+    return any(x0 <= x <= x1 and y0 <= y <= y1 for x0, y0, x1, y1 in boxes)
 
 
 def _demo(data: Path, labels: tuple[str, ...]) -> tuple[list[tuple[Path, int]], list[Path]]:
@@ -135,22 +189,17 @@ def _unrelated(engine: Engine, files: list[Path]) -> dict[str, Any]:
     return {"pictures": len(files), "confidence": float(top.mean()), "above 0.9": float((top > 0.9).mean())}
 
 
-def _clusters(checkpoint: Path, engine: Engine, files: list[tuple[Path, int]]) -> dict[str, Any]:
+def _clusters(checkpoint: Path, engine: Engine, files: list[tuple[Path, int]], accuracy: float) -> list[Row]:
     from export.checkpoints import load
 
     pictures = Pictures(_batch(engine, [path for path, _ in files], _whole), np.array([label for _, label in files]), engine.manifest.labels)
-    return {"pictures": len(pictures), **cluster_report(load(checkpoint).model, pictures)}
-
-
-def _table(found: dict[str, dict[str, Any]]) -> None:
-    table = Table("photos", "pictures", "accuracy", "ECE", "mean top score", title="default model")
-    for name, values in found.items():
-        cells = (f"{100 * values[key]:.1f} %" if key in values else "-" for key in ("accuracy", "ece", "confidence"))
-        table.add_row(name, str(values["pictures"]), *cells)
-    console = Console(stderr=True)
-    console.print(table)
-    if "clusters" in found:
-        console.print(found["clusters"])
+    found = cluster_report(load(checkpoint).model, pictures)
+    uniform = found["uniform_assignment_accuracy"]
+    rows: list[Row] = [{"fact": "points lost on the whole photos with every assignment uniform", "value": 100 * (accuracy - uniform)}]
+    for stage in found["stages"]:
+        what = f"clusters of stage {stage['stage']} that are the strongest somewhere, of {stage['clusters']}"
+        rows.append({"fact": what, "value": stage["in_use"]})
+    return rows
 
 
 if __name__ == "__main__":
