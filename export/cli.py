@@ -31,6 +31,9 @@ def export(
     precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
     input_kind: Annotated[str, typer.Option("--input", help="uint8 (B,H,W,3), or float32 normalised (B,3,H,W).")] = "uint8",
     calibration: Annotated[Path | None, typer.Option(help="Folder of pictures, or a .npz pack, for int8.")] = None,
+    explain_from: Annotated[
+        int | None, typer.Option(help="Stage after which explain.onnx takes over: earlier gives finer maps and cluster effects, at more cost.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name. Default: the repository folder's, or the variant's.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("model.onnx"),
     as_json: Annotated[bool, typer.Option("--json", help="Only the JSON line.")] = False,
@@ -39,7 +42,7 @@ def export(
     from .pipeline import Request, run
 
     err = Console(stderr=True)
-    request = Request(variant, checkpoint, labels, num_classes, image_size, dynamic_size, precision, input_kind, calibration, name, out)
+    request = Request(variant, checkpoint, labels, num_classes, image_size, dynamic_size, precision, input_kind, calibration, name, out, explain_from)
     with err.status("exporting", spinner="dots") as status:
         report = run(request, say=lambda text: status.update(text))
     values = report.to_dict()

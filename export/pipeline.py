@@ -12,6 +12,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,8 @@ class ExportReport:
 
 @dataclass(frozen=True)
 class Request:
-    """One call of `paca export`. variant: a name, or "auto"; name: of the model, by default the repository folder's if `out` lies in one."""
+    """One call of `paca export`. variant: a name, or "auto"; name: of the model, by default the repository folder's if `out` lies in one. explain_from: the
+    stage after which explain.onnx takes over, None for `explain_stage`."""
 
     variant: str
     checkpoint: Path | None = None
@@ -107,6 +109,7 @@ class Request:
     calibration: Path | None = None
     name: str | None = None
     out: Path = Path("model.onnx")
+    explain_from: int | None = None
 
 
 def run(request: Request, say: Say = lambda text: None) -> ExportReport:
@@ -118,10 +121,13 @@ def run(request: Request, say: Say = lambda text: None) -> ExportReport:
     if request.precision == "int8" and request.calibration is None:
         raise ExportError("int8 needs --calibration: a folder with pictures like those to come, at least 32")
     source = load_source(request)
+    export = partial(
+        export_model, source, input_kind=request.input_kind, dynamic_size=request.dynamic_size, explain_from=request.explain_from, say=say
+    )
     if request.precision == "fp32":
-        return export_model(source, request.out, input_kind=request.input_kind, dynamic_size=request.dynamic_size, say=say)
+        return export(request.out)
     with tempfile.TemporaryDirectory(dir=_folder(request.out), prefix=".paca-export-") as scratch:
-        full = export_model(source, Path(scratch) / "model.onnx", input_kind=request.input_kind, dynamic_size=request.dynamic_size, say=say)
+        full = export(Path(scratch) / "model.onnx")
         return reduce_precision(full, request, say)
 
 
@@ -229,9 +235,13 @@ def export_model(
     input_kind: str = "uint8",
     dynamic_size: bool = False,
     with_explain: bool = True,
+    explain_from: int | None = None,
     say: Say = lambda text: None,
 ) -> ExportReport:
-    """Writes the fp32 artifact to `out` and explain.onnx beside it, both verified. Raises ExportError or VerificationError; then nothing is written."""
+    """Writes the fp32 artifact to `out` and explain.onnx beside it, both verified. explain_from: as in `Request`.
+
+    Raises ExportError or VerificationError; then nothing is written.
+    """
     model = source.model.eval()
     check_size(model, dynamic_size)
     for module in model.modules():
@@ -242,7 +252,7 @@ def export_model(
     with tempfile.TemporaryDirectory(dir=_folder(out), prefix=".paca-export-") as scratch:
         part = Path(scratch) / "model.onnx"
         gradients, missing, info = None, None, None
-        cut = explain_stage(model)
+        cut = explain_stage(model) if explain_from is None else explain_from
         if with_explain and cut is not None:
             say("tracing the gradient graph")
             try:
@@ -250,6 +260,8 @@ def export_model(
                     gradients = export_gradients(model, cut, Path(scratch) / "explain.onnx")
                 info = ExplainInfo(cut, tuple(gradients["maps"]), tuple(gradients.get("effects", ())))
             except (ValueError, NotImplementedError) as reason:
+                if explain_from is not None:
+                    raise ExportError(str(reason)) from None
                 missing = str(reason)
         say("tracing the served graph")
         cut = cut if info else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import io
 import resource
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 
 from export.attention_node import node_counts
 from export.paca import PaCaConfig, PaCaViT, StageConfig
@@ -18,6 +21,9 @@ from export.pipeline import ExportError, Request, Source, explain_stage, export_
 from export.trace import trace
 from export.verify import VerificationError, check_structure
 from service.engine import Device, Engine, GradientEngine
+from service.options import ExplainOptions
+from service.predictor import Predictor
+from service.results import Explained
 
 STAGES = (StageConfig(6, 1, 2, 3), StageConfig(10, 2, 5))
 
@@ -54,6 +60,33 @@ def test_decomposed_attention_is_noticed() -> None:
     model = network()
     with pytest.raises(VerificationError, match="0 Attention nodes for 3 blocks"):
         check_structure(trace(model, attention=attend_explicit), model.config.blocks, model.config.clusterings, False)
+
+
+async def explained(model: Path) -> Explained:
+    """A drawn picture's answer with the effects of its clusters."""
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(2).integers(0, 256, (40, 30, 3), np.uint8)).save(file, "PNG")
+    predictor = Predictor.open(model)
+    try:
+        return await predictor.explain(file.getvalue(), ExplainOptions(effect=True))
+    finally:
+        await predictor.close()
+
+
+def test_an_earlier_start_of_the_gradients_brings_finer_maps_and_effects(tmp_path: Path) -> None:
+    stages = (*STAGES, StageConfig(12, 1, 4))
+    model = PaCaViT(PaCaConfig("toy", (stages[0], StageConfig(10, 2, 5, 3), stages[2]), num_classes=3, image_size=32, patch_size=2)).eval()
+    made = {}
+    for start in (None, 1):
+        report = export_model(Source(model, "toy", ("a", "b", "c")), tmp_path / str(start) / "model.onnx", explain_from=start)
+        made[start] = report.manifest.explain
+    assert (made[None].maps, made[None].effects) == ((2,), ())
+    assert (made[1].maps, made[1].effects) == ((1, 2), (2,))
+    answer = asyncio.run(explained(tmp_path / "1" / "model.onnx"))
+    assert all(cluster.effect is not None for cluster in answer.explanations[0].clusters)
+    with pytest.raises(ExportError, match="can start after stage 0 to 2, not 3"):
+        export_model(Source(model, "toy", ("a", "b", "c")), tmp_path / "late" / "model.onnx", explain_from=3)
+    assert not (tmp_path / "late" / "model.onnx").exists()
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -166,7 +199,6 @@ def test_the_name_is_taken_from_the_repository_folder(tmp_path: Path) -> None:
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """Forty small pictures to calibrate on."""
-    from PIL import Image
 
     rng = np.random.default_rng(2)
     folder = tmp_path / "pictures"
