@@ -43,9 +43,14 @@ def test_the_promise_holds_under_thousands_of_random_cancellations_failures_and_
 
     outcomes: Counter[str] = Counter()
     gone: list[int] = []
+    gate = asyncio.Semaphore(shape["queue_size"] + 30)
 
     async def caller(batcher: Batcher[int, int], item: int) -> None:
-        await asyncio.sleep(chance.random() * 0.8)
+        async with gate:  # so that a slow machine gets the same mixture later, not all callers at once
+            await asyncio.sleep(chance.random() * 0.03)
+            await one(batcher, item)
+
+    async def one(batcher: Batcher[int, int], item: int) -> None:
         deadline = time.monotonic() + chance.random() * 0.05 if chance.random() < 0.2 else None
         task = asyncio.current_task()
         leaving = asyncio.get_running_loop().call_later(chance.random() * 0.02, task.cancel) if task and chance.random() < 0.4 else None
