@@ -110,9 +110,8 @@ def _pointing(model: Path, engine: Engine, files: list[tuple[Path, int]], boxes:
         cam = explain.contributions(out.arrays["tokens"][0], grid, engine.head, weights)
         hits["cam"].append(_hit(cam, box))
         if gradients:
-            maps = {
-                int(k.removeprefix("map_")): v[0] for k, v in gradients.run(out.arrays["features"], weights[None]).items() if k.startswith("map_")
-            }
+            found = gradients.run(out.arrays["features"], weights[None])
+            maps = explain.stage_maps({name: values[0] for name, values in found.items()})
             hits["focus"].append(_hit(explain.focus(cam, maps), box))
         hits["centre"].append(_inside(0.5, 0.5, box))
     return {name: round(float(np.mean(values)), 3) for name, values in hits.items() if values}

@@ -37,6 +37,7 @@ from card import Row, finish
 from engine_models import NAMES, Bench
 from operators import DISABLED, operators, session_options
 from threadpoolctl import threadpool_limits
+from timing import median_ms
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -85,7 +86,7 @@ def compare(bench: Bench, batch: int, rounds: int, threads: int) -> list[Row]:
     for number in range(rounds):
         peaks.append(gemm_peak())
         for name, run in runs.items():
-            times[name].append(timed(run))
+            times[name].append(median_ms(run, SECONDS, warm_up=0))
         print(bench.name, "batch", batch, "round", number + 1, {n: round(t[-1], 1) for n, t in times.items()}, file=sys.stderr)
     best = min(LAYOUTS, key=lambda name: statistics.median(times[name]))
     times = {"torch": times[best], **{name: ms for name, ms in times.items() if name not in LAYOUTS}}
@@ -176,17 +177,6 @@ def contenders(bench: Bench, pictures: np.ndarray, threads: int) -> dict[str, Ca
     if bench.has_int8:
         found["ours int8"] = lambda: session(bench.int8())
     return found
-
-
-def timed(run: Run) -> float:
-    """Median milliseconds of as many runs as fit into SECONDS, at least one."""
-    times: list[float] = []
-    end = time.perf_counter() + SECONDS
-    while not times or time.perf_counter() < end:
-        began = time.perf_counter()
-        run()
-        times.append(1000 * (time.perf_counter() - began))
-    return statistics.median(times)
 
 
 def gemm_peak() -> float:

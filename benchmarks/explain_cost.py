@@ -72,8 +72,7 @@ def model_and_drawing(photo: np.ndarray) -> list[Row]:
         weights = explain.question(len(manifest.labels), int(out.logits[0].argmax()))
         evidence = explain.contributions(out.arrays["tokens"][0], manifest.stages[-1].grid, engine.head, weights)
         found = gradients.run(out.arrays["features"], weights[None])
-        maps = {int(name.removeprefix("map_")): values[0] for name, values in found.items() if name.startswith("map_")}
-        return explain.focus(evidence, maps), out.arrays[clusters][0]
+        return explain.focus(evidence, explain.stage_maps({name: values[0] for name, values in found.items()})), out.arrays[clusters][0]
 
     cost = _interleaved({"classify": classify, "cam": cam, "focus (default)": focus}, time.thread_time)
     rows: list[Row] = [_row("model", name, "ms CPU", ms, ms / cost["classify"]) for name, ms in cost.items()]

@@ -23,6 +23,7 @@ import numpy as np
 import onnx
 import torch
 from card import Row, finish
+from timing import median_ms
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -62,18 +63,6 @@ def session(path: Path, threads: int) -> Session:
 
 def pictures(batch: int, side: int = 224) -> dict[str, np.ndarray]:
     return {"image": np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), np.uint8)}
-
-
-def median_ms(run: Callable[[], object], seconds: float) -> float:
-    """Median milliseconds after one run to warm up: as many as fit into `seconds`, at least one."""
-    run()
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while not times or time.perf_counter() < end:
-        began = time.perf_counter()
-        run()
-        times.append(1000 * (time.perf_counter() - began))
-    return statistics.median(times)
 
 
 def instances(seconds: float) -> list[Row]:

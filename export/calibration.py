@@ -11,8 +11,8 @@ import numpy as np
 from service.artifact import Preprocessing
 from service.errors import PacaError
 from service.images import Limits, decode, needed_side, preprocess
+from service.options import SUFFIXES
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 MOST = 512  # pictures; more change the ranges no further
 
 

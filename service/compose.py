@@ -158,8 +158,7 @@ def explanation(
     """The answer for one target of one picture. arrays: its graph outputs; gradients: its outputs of explain.onnx, empty where that did not run."""
     weights = explain.question(len(logits), target, against)
     cam = explain.contributions(arrays["tokens"], manifest.stages[-1].grid, head, weights)
-    maps = {int(name.removeprefix("map_")): values for name, values in gradients.items() if name.startswith("map_")}
-    heat, method = explain.heatmap(asked.method, cam, maps)
+    heat, method = explain.heatmap(asked.method, cam, explain.stage_maps(gradients))
     if asked.options.method is None and method.fallback:
         method = replace(method, fallback=None)  # nobody asked for another one
     assignment = arrays.get(f"assignment_{asked.stage}")

@@ -88,6 +88,11 @@ def heatmap(method: str, cam: np.ndarray, maps: Mapping[int, np.ndarray], tuning
     return Heatmap(fine(cam, maps, tuning), signed=True, units="relative"), FINE
 
 
+def stage_maps(outputs: Mapping[str, np.ndarray]) -> dict[int, np.ndarray]:
+    """stage → map, of the outputs `map_<stage>` of explain.onnx; its other outputs are left out."""
+    return {int(name.removeprefix("map_")): values for name, values in outputs.items() if name.startswith("map_")}
+
+
 def focus(cam: np.ndarray, maps: Mapping[int, np.ndarray], tuning: Tuning = TUNING) -> np.ndarray:
     """relu(cam) x relu(smoothed sum of the gradient maps, each over its standard deviation), on the finest map's grid.
 

@@ -185,7 +185,7 @@ def costs(served: Served, reference: Reference, picture: Picture, through: np.nd
             found = {}
             if "features" in names:
                 maps = served.gradients.run(out.arrays["features"][None], weights[None])
-                found = {int(k.removeprefix("map_")): v[0] for k, v in maps.items() if k.startswith("map_")}
+                found = explain.stage_maps({name: values[0] for name, values in maps.items()})
             return explain.heatmap(method, cam, found)
 
         return answer

@@ -58,7 +58,7 @@ class Served:
     def gradient_maps(self, seen: Seen, weights: np.ndarray) -> dict[int, np.ndarray]:
         """stage → (H_s, W_s) of explain.onnx."""
         out = self.gradients.run(seen.arrays["features"][None], weights[None])
-        return {int(name.removeprefix("map_")): values[0] for name, values in out.items() if name.startswith("map_")}
+        return explain.stage_maps({name: values[0] for name, values in out.items()})
 
     def maps(self, seen: Seen, target: int) -> Maps:
         """Our rows for one class, by the very functions that answer requests."""

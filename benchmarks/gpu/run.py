@@ -15,10 +15,8 @@ import asyncio
 import contextlib
 import os
 import re
-import statistics
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +31,7 @@ import onnxruntime as ort
 import torch
 from card import Row, finish
 from processes import Server, free_port
+from timing import median_ms
 from traffic import exchange, photo, request
 
 from export.paca import create
@@ -194,7 +193,7 @@ def pictures(batch: int, side: int) -> np.ndarray:
 def rate(prepare: Prepare, batch: int, seconds: float) -> float | str:
     """Images a second, or that the device's memory does not hold so many."""
     try:
-        return batch / seconds_of(prepare(batch), seconds)
+        return 1000 * batch / median_ms(prepare(batch), seconds, warm_up=2 if seconds < 1 else 10)
     except RuntimeError as error:  # PyTorch's OutOfMemoryError is one; ONNX Runtime's exceptions are too
         if "memory" not in str(error).lower():
             raise
@@ -202,19 +201,6 @@ def rate(prepare: Prepare, batch: int, seconds: float) -> float | str:
     finally:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def seconds_of(once: Callable[[], object], seconds: float) -> float:
-    """Median seconds of a run."""
-    for _ in range(2 if seconds < 1 else 10):
-        once()
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while not times or time.perf_counter() < end:
-        began = time.perf_counter()
-        once()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
 
 
 def server(path: Path, precision: str, device: str, seconds: float) -> Row:

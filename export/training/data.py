@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from service.errors import PacaError
+from service.options import SUFFIXES
 
 # Imagenette's classes in label order: WordNet ids (the folder names of imagenette2) and names.
 IMAGENETTE = {
@@ -30,7 +31,6 @@ IMAGENETTE = {
     "n03888257": "parachute",
 }
 Source = bytes | np.ndarray  # an encoded file, or pixels (H, W, 3) uint8
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
 class DataError(PacaError):

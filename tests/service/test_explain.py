@@ -37,6 +37,12 @@ def assignment(seed: int, clusters: int = 17, grid: tuple[int, int] = (10, 14)) 
     return (scores / scores.sum((1, 2), keepdims=True)).astype(np.float32)
 
 
+class TestStageMaps:
+    def test_are_the_outputs_named_after_a_stage_and_no_others(self):
+        found = explain.stage_maps({"map_2": TOKENS, "map_10": HEAD.weight, "effect_2": HEAD.bias})
+        assert {stage: values.shape for stage, values in found.items()} == {2: (2, 2), 10: (3, 2)}
+
+
 class TestContributions:
     def test_are_each_patch_times_the_class_direction_over_the_number_of_patches(self):
         assert explain.contributions(TOKENS, (1, 2), HEAD, explain.question(3, 0)).tolist() == [[0.5, 1.5]]
