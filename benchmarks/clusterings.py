@@ -8,8 +8,9 @@
 A common trunk (OUT/trunk: the same network with the cheapest clustering, linear) is trained first; every row is `paca train cifar10 --clustering ROW`
 `--from` it, with the same recipe, seed and pictures and its clusterings learned anew; its run lies in OUT/ROW. So a row costs a quarter of a training from
 scratch, and none has a head start in its own clustering. Accuracy, precision, recall and F1 (means over classes) are of the last scoring, on the JPEG test
-pack (10,000) and on the lossless subset (1,017). Inference is one picture at a time on the CPU, in ONNX Runtime where the row can be exported, in PyTorch
-always; medians. Needs the CIFAR-10 packs in --data or $PACA_DATA. With --save: benchmarks/results/clusterings.json (or clusterings_cost.json).
+pack (10,000) and on the lossless subset (1,017). An epoch's cost is CPU seconds of a step at full size times its steps, measured afterwards: training may share
+the machine, be stopped and go on. Inference is one picture at a time on the CPU, in ONNX Runtime where the row can be exported, in PyTorch always;
+medians. Needs the CIFAR-10 packs in --data or $PACA_DATA. With --save: benchmarks/results/clusterings.json (or clusterings_cost.json).
 """
 
 from __future__ import annotations
@@ -99,7 +100,8 @@ def trained(row: str, begin: Path | None, asked: argparse.Namespace, console: Co
     run = _run(ready, out, asked.device, console)
     final = finalise("cifar10", ready, out, console, device)
     loaded = load(final)
-    answer: dict[str, Any] = {"parameters": parameters(loaded.model), "epochs": run.epoch, "seconds_per_epoch": round(run.seconds / run.epoch, 1)}
+    batches = len(ready.train) // ready.recipe.batch
+    answer: dict[str, Any] = {"parameters": parameters(loaded.model), "epochs": run.epoch, "cpu_s_per_epoch": round(cost(row)["step_cpu_s"] * batches)}
     for name in ready.tests:
         answer |= {f"{name}_{key}": round(100 * loaded.accuracy[name][key], 2) for key in ("accuracy", "precision", "recall", "f1")}
     answer["torch_ms"] = _milliseconds(_in_torch(loaded.model), _picture(loaded.model))
