@@ -101,7 +101,11 @@ def trained(row: str, begin: Path | None, asked: argparse.Namespace, console: Co
     final = finalise("cifar10", ready, out, console, device)
     loaded = load(final)
     batches = len(ready.train) // ready.recipe.batch
-    answer: dict[str, Any] = {"parameters": parameters(loaded.model), "epochs": run.epoch, "cpu_s_per_epoch": round(cost(row)["step_cpu_s"] * batches)}
+    answer: dict[str, Any] = {
+        "parameters": parameters(loaded.model),
+        "epochs": run.epoch,
+        "cpu_s_per_epoch": round(cost(row)["step_cpu_s"] * batches),
+    }
     for name in ready.tests:
         answer |= {f"{name}_{key}": round(100 * loaded.accuracy[name][key], 2) for key in ("accuracy", "precision", "recall", "f1")}
     answer["torch_ms"] = _milliseconds(_in_torch(loaded.model), _picture(loaded.model))

@@ -53,10 +53,11 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
         return convert_float_to_float16(copy, keep_io_types=True)
 
 
-def to_int8(model: onnx.ModelProto, pictures: np.ndarray, say: Say = lambda text: None) -> Int8:
+def to_int8(model: onnx.ModelProto, pictures: np.ndarray, say: Say = lambda text: None, wanted: float = AGREEMENT) -> Int8:
     """A copy with 8-bit weights (per channel) and activations (per tensor) in convolutions and linear layers, as QuantizeLinear/DequantizeLinear pairs.
 
-    pictures: (n, ...) as the graph's input `image` takes them, typical of what it will see: every second one calibrates, the others judge.
+    pictures: (n, ...) as the graph's input `image` takes them, typical of what it will see: every second one calibrates, the others judge. wanted: the least
+    share of these on which both formats name the same class.
     Parts whose error dominates stay in float, then more, worst first, until both formats agree. QuantisationError if that takes over half of them.
     """
     if len(pictures) < FEWEST_PICTURES:
@@ -80,12 +81,12 @@ def to_int8(model: onnx.ModelProto, pictures: np.ndarray, say: Say = lambda text
             floats = tuple(errors)[:kept]
             found = quantiser.quantise([node for part, nodes in parts.items() if part not in floats for node in nodes])
             agreement = float(np.mean(logits(found, judging).argmax(1) == judged))
-            if agreement >= AGREEMENT:
+            if agreement >= wanted:
                 return Int8(found, agreement, len(judging), len(calibrating), errors, floats)
             kept = max(kept + 1, kept * 3 // 2)
     worst = ", ".join(f"{part} ({error:.3f})" for part, error in list(errors.items())[:5])
     raise QuantisationError(
-        f"int8 and fp32 agree on {100 * agreement:.1f} % of {len(judging)} pictures, {100 * AGREEMENT:.0f} % are needed; the layers that hurt "
+        f"int8 and fp32 agree on {100 * agreement:.1f} % of {len(judging)} pictures, {100 * wanted:.0f} % are needed; the layers that hurt "
         f"(relative error of the logits): {worst}; calibrate on more pictures like those to come, or use fp16"
     )
 

@@ -2,6 +2,9 @@
 
 SIGTERM: /readyz says 503 at once, requests are answered for a moment longer so that load balancers can look away, then the socket closes, what was
 accepted is answered, exit 0. SIGINT skips the moment. SIGHUP looks at the model repository again. Several workers are `supervisor`'s.
+
+A server on its own listens at once, so that /readyz can say what it waits for; a worker among several only when its models are loaded, since until then
+another one can answer.
 """
 
 from __future__ import annotations
@@ -51,14 +54,27 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._on_ready: Callable[[], None] | None = on_ready
         self._worker = worker
+        self._sockets: list[socket.socket] = []
         self._stop_at: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        self._sockets = sockets or []
+        await super().startup([])
+        if not self._worker:
+            await self._listen()
         self._spawn(self._look_at_connections())
         if hasattr(signal, "SIGHUP"):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload()))
+
+    async def _listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.servers = [await loop.create_server(self._protocol, sock=sock, backlog=self.config.backlog) for sock in self._sockets]
+
+    def _protocol(self) -> asyncio.Protocol:
+        return self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=asyncio.get_running_loop()
+        )
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -89,6 +105,8 @@ class Server(uvicorn.Server):
         if self.shared.failure is not None or (self._stop_at is not None and time.monotonic() >= self._stop_at):
             self.should_exit = True
         elif self._on_ready and self.shared.registry.ready[0]:
+            if self._worker:
+                await self._listen()
             self._on_ready()
             self._on_ready = None
         elif self._worker and counter % 10 == 0 and self._stop_at is None:
@@ -98,7 +116,7 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        if self.shared.failure is None:
+        if self.servers and self.shared.failure is None:
             await self._stop_listening(sockets or [])
         await super().shutdown(sockets)
         for task in self._tasks:
@@ -113,12 +131,7 @@ class Server(uvicorn.Server):
             sock.close()
         loop = asyncio.get_running_loop()
         for connection in waiting:
-            await loop.connect_accepted_socket(
-                lambda: self.config.http_protocol_class(  # type: ignore[call-arg]
-                    config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
-                ),
-                connection,
-            )
+            await loop.connect_accepted_socket(self._protocol, connection)
         await asyncio.sleep(LAST_SECONDS)
 
 

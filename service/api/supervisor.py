@@ -1,6 +1,6 @@
 """Several worker processes behind one listening socket: starts them, replaces the dead, passes signals on, leaves no orphan.
 
-uvicorn's own supervisor runs uvicorn's own server; ours drains. Each worker loads its own models; connections wait in the one socket meanwhile.
+uvicorn's own supervisor runs uvicorn's own server; ours drains. Each worker loads its own models and only then takes connections from the one socket.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 The balancer runs the shipped docker/haproxy/haproxy.cfg. `adapted` replaces what names places, and nothing else: the address it listens on, and the
 template that finds replicas in compose's DNS by one line for each replica on loopback, with the template's own options.
+
+HAProxy repeats a request whose connection was reset while it waited for the answer since 2.6.13 (its issue 2061; the shipped image is 2.8). Debian 12 has
+2.6.12, which only does so if the connection was closed: there a kill -9 may cost a request that the server had not read yet, a stop never may.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from tests.serving import Serving, free_port, post, served
 
 CONFIG = Path(__file__).parents[2] / "docker" / "haproxy" / "haproxy.cfg"
 TEMPLATE = re.compile(r"^  server-template replica 10 paca:8000 (check .*) resolvers docker init-addr none$", re.M)
+REPEATS_RESETS = (2, 6, 13)
 REPLICAS = 3
 CALLERS = 6
 
@@ -34,6 +38,11 @@ CALLERS = 6
 def haproxy() -> str:
     """The program."""
     return shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/usr/bin") or unavailable("no HAProxy on this machine; apt-get install haproxy")
+
+
+def version(program: str) -> tuple[int, ...]:
+    (found,) = re.findall(r"HAProxy version (\d+)\.(\d+)\.(\d+)", subprocess.check_output([program, "-v"], text=True))
+    return tuple(map(int, found))
 
 
 def adapted(listen: int, replicas: list[int]) -> str:
@@ -120,7 +129,17 @@ async def scenario(haproxy, models, requests, kills, least, pause, record, folde
         await until_true(lambda: len(outcome.answers) >= least, 600)
         until.set()
         await load
-    statuses = outcome.statuses()
-    record(kills=kills, requests_around_kills=killed, requests_around_renewals=renewed, requests=len(outcome.answers), statuses=json.dumps(statuses))
-    assert set(statuses) == {200}
-    assert {best(answer.body) for answer in outcome.answers} <= right
+    lost = [i for i, answer in enumerate(outcome.answers) if answer.status != 200]
+    statuses = json.dumps(outcome.statuses())
+    balancer = ".".join(map(str, version(haproxy)))
+    record(
+        kills=kills,
+        requests_around_kills=killed,
+        requests_around_renewals=renewed,
+        requests=len(outcome.answers),
+        statuses=statuses,
+        haproxy=balancer,
+    )
+    assert len(lost) <= (0 if version(haproxy) >= REPEATS_RESETS else kills), statuses
+    assert all(i < killed for i in lost), "a request was lost without a kill"
+    assert {best(answer.body) for answer in outcome.of(200)} <= right

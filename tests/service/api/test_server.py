@@ -56,6 +56,13 @@ def test_metrics_of_several_workers_are_one(start, jpeg):
         assert serving.process.wait(30) == 0
 
 
+def test_a_worker_takes_no_request_before_its_models_are_loaded(start, jpeg):
+    with start(workers=3) as serving:  # the first is ready, the others still load
+        for _ in range(30):
+            assert httpx.post(f"{serving.url}/classify", content=jpeg).status_code == 200  # each on a connection of its own
+            time.sleep(0.03)
+
+
 def test_workers_do_not_outlive_a_supervisor_that_was_killed(start):
     with start(workers=2) as serving:
         workers = serving.workers()
