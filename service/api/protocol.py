@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from ..errors import MalformedRequest, Overloaded, PacaError
 from .context import Context
 from .problems import MEDIA_TYPE, AddressTooLong, HeadersTooLarge, SlowUpload, headers_of, problem
+from .transport import JoiningTransport
 
 HEAD_SECONDS = 5.0
 HEAD_BYTES = 16 * 1024
@@ -35,7 +36,7 @@ class GuardedProtocol(HttpToolsProtocol):
     refused: Callable[[PacaError, Context], None]
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
+        super().connection_made(JoiningTransport(transport, self.loop))  # type: ignore[arg-type]
         self._head_since: float | None = time.monotonic()  # when the wait for a complete head began
         self._head_bytes = 0
         self._counted = True  # whether bytes that come now belong to the head alone
