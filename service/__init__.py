@@ -14,4 +14,7 @@ The path of one `POST /explain` through these files:
 `settings` and `wiring` build all of this; nothing below them reads the environment.
 """
 
+import os
+
 __version__ = "0.1.0"
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before ONNX Runtime is imported, which else tells its maker what runs here

@@ -50,8 +50,6 @@ def _onnxruntime() -> Any:
         raise CannotStart(
             "the installed ONNX Runtime is broken (onnxruntime and onnxruntime-gpu overwrite each other); reinstall exactly one of them"
         )
-    if hasattr(onnxruntime, "disable_telemetry_events"):
-        onnxruntime.disable_telemetry_events()  # photos and usage are nobody else's business
     return onnxruntime
 
 

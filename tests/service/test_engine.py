@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,17 @@ def model(repository: Path) -> Path:
 
 def picture(seed: int, batch: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (batch, 32, 32, 3), np.uint8)
+
+
+def test_onnx_runtime_keeps_what_runs_here_to_itself(model: Path, tmp_path: Path) -> None:
+    """Its telemetry keeps a database in the user's cache folder before it sends it."""
+    code = "import sys, time; from pathlib import Path; from service.engine import *; Engine(Path(sys.argv[1]), Device('cpu')); time.sleep(2)"
+    home = tmp_path / "home"
+    home.mkdir()
+    homes = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "TMPDIR"), str(home))
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"} | homes
+    subprocess.run([sys.executable, "-c", code, str(model)], env=environment, check=True)
+    assert list(home.iterdir()) == []
 
 
 def test_every_output_has_the_shape_the_contract_says(model: Path) -> None:
