@@ -12,7 +12,6 @@ of the rounds, a ratio is taken within each round first. Logits are compared wit
     decomposed           our graph in everything but attention, which is MatMul-Softmax-MatMul: what the fused node alone brings
     OpenVINO             our file; latency hint, float32 forced (it would take bfloat16 where the processor has it)
     ours                 the artifact with the server's session options
-    ours, spinning       the same, but waiting threads spin, as OpenVINO's and PyTorch's do; the server leaves the cores to decoding instead
     ours int8            `embedded` and `tiny`: the same in 8 bits
 
 The graphs take uint8 pictures and normalise them, PyTorch is given pictures already normalised. ONNX Runtime rows all run through `service.engine.Session`. The
@@ -31,11 +30,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from card import Row, finish
 from engine_models import NAMES, Bench
-from operators import DISABLED, operators, session_options
+from operators import operators
 from threadpoolctl import threadpool_limits
 from timing import median_ms
 
@@ -151,10 +149,6 @@ def contenders(bench: Bench, pictures: np.ndarray, threads: int) -> dict[str, Ca
         found = Session(path, Device("cpu", threads=threads))
         return lambda: found.run(("logits",), {"image": pictures})["logits"]
 
-    def spinning() -> Run:
-        found = onnxruntime.InferenceSession(bench.served(), session_options(threads, spinning=True), disabled_optimizers=DISABLED)
-        return lambda: found.run(["logits"], {"image": pictures})[0]
-
     def openvino() -> Run:
         try:
             import openvino
@@ -172,7 +166,6 @@ def contenders(bench: Bench, pictures: np.ndarray, threads: int) -> dict[str, Ca
         "decomposed": lambda: session(bench.decomposed()),
         "OpenVINO": openvino,
         "ours": lambda: session(bench.served()),
-        "ours, spinning": spinning,
     }
     if bench.has_int8:
         found["ours int8"] = lambda: session(bench.int8())

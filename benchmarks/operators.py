@@ -11,17 +11,7 @@ import onnxruntime
 from card import Row
 from engine_models import Bench
 
-DISABLED = ["SkipLayerNormFusion"]
-
-
-def session_options(threads: int, *, spinning: bool = False) -> onnxruntime.SessionOptions:
-    """As `service.engine` sets them, but for `spinning`."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
-    options.log_severity_level = 3
-    return options
+from service.engine import DISABLED_OPTIMIZERS, session_options
 
 
 def operators(bench: Bench, threads: int, rounds: int) -> list[Row]:
@@ -45,7 +35,7 @@ def profile(path: Path, pictures: object, threads: int, runs: int) -> list[tuple
         options = session_options(threads)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED)
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED_OPTIMIZERS)
         for _ in range(runs + 1):
             session.run(["logits"], {"image": pictures})
         events = json.loads(Path(session.end_profiling()).read_text())

@@ -17,6 +17,8 @@ import numpy as np
 from .artifact import Head, Manifest, golden_picture
 from .errors import BadArtifact, CannotStart, ProviderUnavailable
 
+SPIN_MICROSECONDS = 100
+DISABLED_OPTIMIZERS = ["SkipLayerNormFusion"]  # slower on CPU than what it fuses: 1.5-3 % (docs/decisions.md)
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -86,18 +88,23 @@ class Session:
             raise BadArtifact(f"cannot read the model file {self._path.name}: {error.strerror}") from None
 
 
-def _open(data: bytes, name: str, device: Device) -> tuple[Any, str]:
-    ort = _onnxruntime()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = device.threads
+def session_options(threads: int) -> Any:
+    """ONNX Runtime's options for `threads` threads a run. A thread that waits for the others of its run spins, but for a moment only: spinning as long as
+    ONNX Runtime does by default burns the very cores that decode the next picture, not spinning at all pays for waking it (docs/decisions.md)."""
+    options = _onnxruntime().SessionOptions()
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Spinning threads burn the very cores that decode the next picture (docs/decisions.md).
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
+    return options
+
+
+def _open(data: bytes, name: str, device: Device) -> tuple[Any, str]:
+    ort = _onnxruntime()
     wanted = _providers(ort, device)
     try:
-        # The skip-layer-norm fusion is slower than what it fuses on CPU: 1.5-3 % (docs/decisions.md).
-        session = ort.InferenceSession(data, options, providers=wanted, disabled_optimizers=["SkipLayerNormFusion"])
+        session = ort.InferenceSession(data, session_options(device.threads), providers=wanted, disabled_optimizers=DISABLED_OPTIMIZERS)
     except Exception as error:
         raise BadArtifact(f"{name} is not a model this server can load: {str(error).splitlines()[0][:200]}") from None
     used = session.get_providers()[0]
