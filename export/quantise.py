@@ -53,15 +53,16 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
         return convert_float_to_float16(copy, keep_io_types=True)
 
 
-def to_int8(model: onnx.ModelProto, pictures: np.ndarray, say: Say = lambda text: None, wanted: float = AGREEMENT) -> Int8:
+def to_int8(model: onnx.ModelProto, pictures: np.ndarray, say: Say = lambda text: None, wanted: float | None = None) -> Int8:
     """A copy with 8-bit weights (per channel) and activations (per tensor) in convolutions and linear layers, as QuantizeLinear/DequantizeLinear pairs.
 
     pictures: (n, ...) as the graph's input `image` takes them, typical of what it will see: every second one calibrates, the others judge. wanted: the least
-    share of these on which both formats name the same class.
+    share of these on which both formats name the same class; None is AGREEMENT.
     Parts whose error dominates stay in float, then more, worst first, until both formats agree. QuantisationError if that takes over half of them.
     """
     if len(pictures) < FEWEST_PICTURES:
         raise QuantisationError(f"int8 needs at least {FEWEST_PICTURES} pictures to calibrate and to judge, not {len(pictures)}")
+    wanted = AGREEMENT if wanted is None else wanted
     parts = quantisable(model)
     calibrating, judging = pictures[::2], pictures[1::2]
     with tempfile.TemporaryDirectory(prefix="paca-int8-") as folder:
