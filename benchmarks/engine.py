@@ -142,7 +142,7 @@ def contenders(bench: Bench, pictures: np.ndarray, threads: int) -> dict[str, Ca
 
     def eager(memory: torch.memory_format, *, compiled: bool = False) -> Run:
         model, image = bench.torch_model().to(memory_format=memory), normalised.to(memory_format=memory)
-        call = torch.compile(model) if compiled else model
+        call = torch.compile(model, dynamic=False) if compiled else model
         return torch.inference_mode()(lambda: call(image).numpy())
 
     def session(path: Path) -> Run:
