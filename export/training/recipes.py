@@ -70,7 +70,7 @@ def cifar10(options: Options) -> Plan:
     recipe = Recipe(epochs=options.epochs or 24, batch=128, seed=options.seed, sizes=((0.5, side * 3 // 4), (1.0, side)), augmentation=augmentation)
     if base.weights:
         base = dataclasses.replace(base, weights={k: v for k, v in base.weights.items() if ".clustering." not in k})
-        recipe = dataclasses.replace(recipe, epochs=options.epochs or 6, lr=1e-3, warmup=0.5)
+        recipe = dataclasses.replace(recipe, epochs=options.epochs or 4, lr=1e-3, warmup=0.5)
     return _plan(base, recipe, kept, held_out, tests)
 
 
