@@ -23,7 +23,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 AGREEMENT = 0.99  # the least share of pictures on which fp32 and int8 must name the same class first
 FEWEST_PICTURES = 32
 PROBE = 16  # pictures on which one part's error is measured
-DOMINANT = 0.1  # a part that alone makes this share of the squared error stays in float
+HARMFUL = 0.05  # a part that alone moves the logits by this share of their spread stays in float
 BATCH = 8
 Say = Callable[[str], None]
 
@@ -58,7 +58,7 @@ def to_int8(model: onnx.ModelProto, pictures: np.ndarray, say: Say = lambda text
 
     pictures: (n, ...) as the graph's input `image` takes them, typical of what it will see: every second one calibrates, the others judge. wanted: the least
     share of these on which both formats name the same class; None is AGREEMENT.
-    Parts whose error dominates stay in float, then more, worst first, until both formats agree. QuantisationError if that takes over half of them.
+    Parts that alone change the logits visibly stay in float, then more, worst first, until both formats agree. QuantisationError if that takes over half of them.
     """
     if len(pictures) < FEWEST_PICTURES:
         raise QuantisationError(f"int8 needs at least {FEWEST_PICTURES} pictures to calibrate and to judge, not {len(pictures)}")
@@ -76,7 +76,7 @@ def to_int8(model: onnx.ModelProto, pictures: np.ndarray, say: Say = lambda text
             errors[part] = float(np.sqrt(np.mean(difference**2))) / spread
         errors = dict(sorted(errors.items(), key=lambda item: -item[1]))
         judged = logits(model, judging).argmax(1)
-        kept = sum(error**2 > DOMINANT * sum(e**2 for e in errors.values()) for error in errors.values())
+        kept = sum(error > HARMFUL for error in errors.values())
         while kept <= len(parts) / 2:
             say(f"comparing with fp32, {kept} parts in float")
             floats = tuple(errors)[:kept]

@@ -95,6 +95,12 @@ def test_the_layer_that_hurts_stays_in_float_and_its_neighbours_do_not(found: qu
     assert not any(module.startswith("stage2.0.mlp") for module in left)
 
 
+def test_nothing_stays_in_float_without_need(pictures: np.ndarray) -> None:
+    found = to_int8(trace(network()), pictures)
+    assert max(found.errors.values()) < 0.05
+    assert found.kept_float == ()
+
+
 def test_attention_pooling_norms_stem_and_head_stay_in_float(found: quantise.Int8, graph: onnx.ModelProto) -> None:
     before, after = node_counts(graph), node_counts(found.model)
     assert all(after[kind] == before[kind] for kind in ("Attention", "LayerNormalization", "Softmax"))
