@@ -22,12 +22,13 @@ from torch.nn import functional as F
 from service.engine import GradientEngine
 from service.errors import BadArtifact
 
+from . import rounding
 from .conversion import to_onnx
 from .lowering import lower
 from .paca.layout import to_tokens
 from .paca.model import ClusterAttention, PaCaViT, attend_explicit, use_attention
 
-TOLERANCE = 1e-4  # largest difference from autograd, relative to the largest number of the output
+TOLERANCE = 1e-4  # largest difference from autograd, relative to the largest number of the output; more only where float32 itself is further off
 MAX_BATCH = 64
 aten = torch.ops.aten
 
@@ -91,7 +92,8 @@ def export_gradients(model: PaCaViT, stage: int, path: Path, *, batches: tuple[i
     """Writes explain.onnx for `model` at its config's image size, starting after `stage` (0 = the patch embedding).
 
     Returns {"stage", "maps", "effects", "outputs", "errors": output → largest relative difference from autograd, "nodes", "bytes"}. Raises ValueError for
-    a stage that cannot be the start, BadArtifact where the graph differs from autograd by more than 1e-4 (nothing is written then).
+    a stage that cannot be the start, BadArtifact where the graph differs from autograd by more than 1e-4 and more than rounding explains (nothing is
+    written then).
     """
     check_start(model, stage)
     side = model.config.image_size
@@ -102,11 +104,6 @@ def export_gradients(model: PaCaViT, stage: int, path: Path, *, batches: tuple[i
     scratch.write_bytes(proto.SerializeToString())
     try:
         errors = verify(model, stage, scratch, batches)
-        worst = max(errors, key=lambda name: errors[name])
-        if not errors[worst] <= TOLERANCE:
-            raise BadArtifact(
-                f"the gradient graph's {worst} is {errors[worst]:.2g} away from autograd, allowed is {TOLERANCE:.0e}; it was not written"
-            )
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
@@ -134,12 +131,14 @@ def check_start(model: PaCaViT, stage: int) -> None:
 
 def verify(model: PaCaViT, stage: int, path: Path, batches: tuple[int, ...]) -> dict[str, float]:
     """Runs the file through the server's own engine on inputs that tracing never saw: real features of random pictures, other batch sizes, mixed
-    weights. Returns for each output the largest difference from torch autograd on the untouched model, relative to the output's largest number."""
+    weights. Returns for each output the largest difference from torch autograd on the untouched model, relative to the output's largest number.
+    BadArtifact where one is over the tolerance, unless autograd in float32 is itself that far from float64 on the same inputs."""
     engine = GradientEngine(path)
     reference = Gradients(model, stage)
     generator = torch.Generator().manual_seed(1)
     side, classes = model.config.image_size, model.config.num_classes
     errors = dict.fromkeys(reference.output_names, 0.0)
+    allowed = dict.fromkeys(errors, TOLERANCE)
     for batch in batches:
         weights = torch.randn(batch, classes, generator=generator)
         weights[0] = F.one_hot(torch.tensor(batch % classes), classes)
@@ -147,10 +146,23 @@ def verify(model: PaCaViT, stage: int, path: Path, batches: tuple[int, ...]) -> 
         with torch.no_grad():
             features = reference.model.features(image).tokens[stage - 1] if stage else to_tokens(reference.model.patch_embed(image))
         found = engine.run(features.contiguous().numpy(), weights.numpy())
-        for name, expected in zip(errors, reference(features, weights), strict=True):
-            difference = np.abs(found[name] - expected.numpy()).max() / max(float(expected.abs().max()), 1e-30)
-            errors[name] = max(errors[name], float(difference))
+        expected = dict(zip(errors, (t.numpy() for t in reference(features, weights)), strict=True))
+        differences = {name: _relative(found[name], want) for name, want in expected.items()}
+        if not all(difference <= allowed[name] for name, difference in differences.items()):
+            exact = Gradients(copy.deepcopy(model).double(), stage)(features.double(), weights.double())
+            for (name, want), true in zip(expected.items(), exact, strict=True):
+                allowed[name] = max(allowed[name], rounding.allowance(_relative(want, true.numpy())))
+        for name, difference in differences.items():
+            if not difference <= allowed[name]:
+                raise BadArtifact(
+                    f"the gradient graph's {name} is {difference:.2g} away from autograd, allowed is {allowed[name]:.2g}; it was not written"
+                )
+            errors[name] = max(errors[name], difference)
     return errors
+
+
+def _relative(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-30))
 
 
 def _trace(graph: Gradients) -> onnx.ModelProto:

@@ -58,7 +58,7 @@ def to_int8(model: onnx.ModelProto, pictures: np.ndarray, say: Say = lambda text
 
     pictures: (n, ...) as the graph's input `image` takes them, typical of what it will see: every second one calibrates, the others judge. wanted: the least
     share of these on which both formats name the same class; None is AGREEMENT.
-    Parts that alone change the logits visibly stay in float, then more, worst first, until both formats agree. QuantisationError if that takes over half of them.
+    Parts that alone move the logits visibly stay in float, then more, worst first, until both formats agree. QuantisationError if that takes over half.
     """
     if len(pictures) < FEWEST_PICTURES:
         raise QuantisationError(f"int8 needs at least {FEWEST_PICTURES} pictures to calibrate and to judge, not {len(pictures)}")

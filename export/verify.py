@@ -17,6 +17,7 @@ from torch import nn
 
 from service.engine import Device, Engine
 
+from . import rounding
 from .attention_node import OPSET, node_counts
 from .paca.model import ClusterAttention, PaCaViT
 from .trace import Served
@@ -26,10 +27,6 @@ SIZES = ((0, 0), (32, 64), (96, 32), (1, 6))  # added to (H, W) for dynamic size
 FORBIDDEN = ("Shape", "Einsum", "Erf")  # at fixed size: signs of a graph that computes sizes or lost a fusion
 # A trained assignment is sharp: rounding of its scores (tens, so 1e-6) is the relative error of entries near 1. Reference parity (1e-6) is a test.
 TOLERANCE = {"logits": 2e-5, "assignment": 1e-5, "tokens": 5e-5, "features": 5e-5}
-# A network may amplify rounding itself (an untrained teacher's BatchNorms do, 8e-5 in its assignments): where a tolerance is exceeded, PyTorch in float32 is
-# held against PyTorch in float64 on the same pictures. Two runtimes that each are that far from the truth may be twice that apart, and as much again for luck.
-NOISE = 4
-MOST_NOISE = 1e-3  # whatever the noise: a network that needs more is broken, or the graph is
 # k-means, mixtures and DBSCAN amplify rounding without bound where clusters meet: pictures whose assignments agree must agree in everything, and most must.
 NEAR_TIES = {"logits": 5e-3, "assignment": 1e-3, "tokens": 2e-2, "features": 2e-2}
 NEAR_TIE_PICTURES = 0.5  # of the noise pictures, which are the worst there are; at most
@@ -135,7 +132,7 @@ def check_numbers(path: Path, model: PaCaViT, explain_stage: int | None, seed: i
     for name, difference in worst.items():
         allowed = (NEAR_TIES if ties else TOLERANCE)[name.split("_")[0]]
         if difference > allowed and not ties:
-            allowed = max(allowed, min(NOISE * float32_noise(reference, worst_at[name])[name], MOST_NOISE))
+            allowed = max(allowed, rounding.allowance(float32_noise(reference, worst_at[name])[name]))
         if difference > allowed:
             raise VerificationError(f"output {name} differs by {difference:.2g} between torch and ONNX Runtime, allowed are {allowed:.2g}")
     return worst, left_out / pictures

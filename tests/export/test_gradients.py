@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from export import gradients
+from export import gradients, rounding
 from export.gradients import Gradients, biased, export_gradients
 from export.paca import PaCaConfig, PaCaViT, StageConfig
 from service import explain
@@ -164,6 +164,17 @@ def test_a_network_with_a_teacher_starts_at_the_patch_embedding(tmp_path: Path):
 def test_there_is_nothing_to_explain_after_the_last_stage(model: PaCaViT, tmp_path: Path, stage: int):
     with pytest.raises(ValueError, match="can start after stage 0 to 2"):
         export_gradients(model, stage, tmp_path / "explain.onnx")
+
+
+def test_differences_no_larger_than_float32s_own_are_allowed(
+    model: PaCaViT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: tuple[Path, dict]
+):
+    monkeypatch.setattr(gradients, "TOLERANCE", 1e-9)  # below what float32 can hold
+    errors = gradients.verify(model, 1, written[0], (1, 3))
+    assert 1e-9 < max(errors.values()) < 1e-4
+    monkeypatch.setattr(rounding, "FACTOR", 0)
+    with pytest.raises(BadArtifact, match="away from autograd, allowed is 1e-09"):
+        gradients.verify(model, 1, written[0], (1, 3))
 
 
 def test_a_file_that_differs_is_not_written(model: PaCaViT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: tuple[Path, dict]):

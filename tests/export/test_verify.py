@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 
-from export import verify
+from export import rounding, verify
 from export.paca import PaCaConfig, PaCaViT, StageConfig
 from export.pipeline import Source, export_model
 from export.trace import Served
@@ -44,8 +44,8 @@ def test_differences_no_larger_than_float32s_own_pass(model: PaCaViT, written: P
     noise = verify.float32_noise(Served(model, "uint8", None).eval(), np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8))
     assert 1e-7 < noise["assignment_1"] < 1e-4
     differences, _ = verify.check_numbers(written, model, None)
-    assert 1e-8 < differences["assignment_1"] < verify.NOISE * 1e-5
-    monkeypatch.setattr(verify, "NOISE", 0)
+    assert 1e-8 < differences["assignment_1"] < rounding.FACTOR * 1e-5
+    monkeypatch.setattr(rounding, "FACTOR", 0)
     with pytest.raises(verify.VerificationError, match="assignment_1 differs by"):
         verify.check_numbers(written, model, None)
 
