@@ -39,7 +39,7 @@ def _threads(settings: Settings) -> int:
 
 
 def _capacity(settings: Settings, provider: str) -> Capacity:
-    instances, max_batch = _instances(settings, provider), settings.max_batch or (16 if provider == "cuda" else 1)
+    instances, max_batch = _instances(settings, provider), settings.max_batch or (16 if provider == "cuda" else 4)
     admitted = (settings.queue_size or max(WAITING, 2 * instances * max_batch)) + instances * max_batch
     return Capacity(
         instances=instances,

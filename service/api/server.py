@@ -10,6 +10,7 @@ another one can answer.
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import logging
 import signal
@@ -35,6 +36,7 @@ log = logging.getLogger("paca.server")
 GRACE_SECONDS = 2.0  # of answering while /readyz already says 503
 LAST_SECONDS = 0.5  # for requests of connections that were accepted just before the socket closed
 DRAIN_SECONDS = 22  # for answering what was accepted; the whole shutdown stays under 30
+GARBAGE = 10_000  # new objects between two looks of the collector; Python's own 700 are meant for smaller programs
 
 
 class Server(uvicorn.Server):
@@ -107,6 +109,7 @@ class Server(uvicorn.Server):
         elif self._on_ready and self.shared.registry.ready[0]:
             if self._worker:
                 await self._listen()
+            _collect_less()
             self._on_ready()
             self._on_ready = None
         elif self._worker and counter % 10 == 0 and self._stop_at is None:
@@ -133,6 +136,13 @@ class Server(uvicorn.Server):
         for connection in waiting:
             await loop.connect_accepted_socket(self._protocol, connection)
         await asyncio.sleep(LAST_SECONDS)
+
+
+def _collect_less() -> None:
+    """What has been loaded stays: the garbage collector need not go through it again and again while requests are answered (about 1 % of their CPU time)."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE)
 
 
 def _accept(sock: socket.socket) -> socket.socket | None:

@@ -92,7 +92,7 @@ def test_a_request_that_just_got_the_old_version_is_answered_by_it_in_all_its_st
     asyncio.run(main())
 
 
-@pytest.mark.parametrize(("settings", "admitted"), [({}, 16 + 1), ({"instances": 20, "max_batch": 4}, 160 + 80), ({"queue_size": 3}, 3 + 1)])
+@pytest.mark.parametrize(("settings", "admitted"), [({}, 16 + 4), ({"instances": 20, "max_batch": 4}, 160 + 80), ({"queue_size": 3}, 3 + 4)])
 def test_as_many_pictures_are_admitted_as_may_wait_and_run(repository: Path, settings: dict[str, int], admitted: int) -> None:
     async def main() -> None:
         async with started(repository, **{"instances": 1, **settings}) as registry:
