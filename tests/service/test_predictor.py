@@ -99,6 +99,22 @@ def test_pictures_in_one_batch_get_the_answers_they_get_alone(ask, encode) -> No
         np.testing.assert_allclose([p.score for p in one.predictions], [p.score for p in other.predictions], atol=1e-4)
 
 
+def test_explanations_are_equal_to_the_last_bit_whoever_else_asks(ask, encode) -> None:  # type: ignore[no-untyped-def]
+    rng = np.random.default_rng(0)
+    files = [encode(rng.integers(0, 256, (40, 40, 3), np.uint8), "PNG") for _ in range(7)]
+
+    async def together(p: Predictor):  # type: ignore[no-untyped-def]
+        return await asyncio.gather(*(p.explain(f) for f in files))
+
+    batched = ask(together, Capacity(max_batch=4))
+    assert max(answer.timings.batch_size for answer in batched) > 1
+    for one, file in zip(batched, files, strict=True):
+        (explanation,), (alone,) = one.explanations, ask(lambda p, f=file: p.explain(f)).explanations
+        assert explanation.heatmap.values.tobytes() == alone.heatmap.values.tobytes()
+        assert explanation.images == alone.images
+        assert [c.overlay for c in explanation.clusters] == [c.overlay for c in alone.clusters]
+
+
 def test_a_bad_picture_fails_alone(ask, jpeg: bytes) -> None:  # type: ignore[no-untyped-def]
     async def mixed(p: Predictor):  # type: ignore[no-untyped-def]
         return await asyncio.gather(*(p.classify(d) for d in (jpeg, jpeg[:500], jpeg)), return_exceptions=True)
