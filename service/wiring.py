@@ -10,6 +10,7 @@ from .repository import ModelFiles
 from .settings import Settings, cores
 
 WAITING = 16  # at twice the capacity the last of them waits about twice the p99 of 0.8 capacity, however many instances (docs/decisions.md)
+SMALL = 1e9  # multiply-accumulates; larger networks only answer later on CPU when pictures share a run, smaller ones answer more (docs/decisions.md)
 
 
 def build_registry(settings: Settings) -> Registry:
@@ -27,7 +28,7 @@ def load_predictor(files: ModelFiles, settings: Settings, limits: Limits) -> Pre
     device = Device(settings.provider, settings.device_id, settings.threads or _threads(settings))
     engine = Engine(files.model, device)
     gradients = GradientEngine(files.explain, device) if files.explain else None
-    return Predictor(engine, files.name, files.version, capacity=_capacity(settings, engine.provider), limits=limits, gradients=gradients)
+    return Predictor(engine, files.name, files.version, capacity=_capacity(settings, engine), limits=limits, gradients=gradients)
 
 
 def _instances(settings: Settings, provider: str) -> int:
@@ -38,8 +39,9 @@ def _threads(settings: Settings) -> int:
     return max(1, cores() // (settings.workers * _instances(settings, "cpu")))
 
 
-def _capacity(settings: Settings, provider: str) -> Capacity:
-    instances, max_batch = _instances(settings, provider), settings.max_batch or (16 if provider == "cuda" else 4)
+def _capacity(settings: Settings, engine: Engine) -> Capacity:
+    on_cpu = 4 if engine.manifest.macs < SMALL else 1
+    instances, max_batch = _instances(settings, engine.provider), settings.max_batch or (16 if engine.provider == "cuda" else on_cpu)
     admitted = (settings.queue_size or max(WAITING, 2 * instances * max_batch)) + instances * max_batch
     return Capacity(
         instances=instances,

@@ -103,6 +103,17 @@ def test_as_many_pictures_are_admitted_as_may_wait_and_run(repository: Path, set
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(("small", "most"), [(1e9, 4), (0, 1)])
+def test_on_cpu_only_small_networks_share_runs(repository: Path, monkeypatch: pytest.MonkeyPatch, small: float, most: int) -> None:
+    monkeypatch.setattr("service.wiring.SMALL", small)
+
+    async def main() -> None:
+        async with started(repository) as registry:
+            assert registry.get().capacity.max_batch == most
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("content", [b"", b"no model"])
 def test_a_broken_version_is_reported_once_and_the_old_one_keeps_serving(repository: Path, jpeg: bytes, content: bytes) -> None:
     async def main() -> None:
