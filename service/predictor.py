@@ -118,7 +118,8 @@ class Predictor:
         self.gradient_batcher: Batcher[Question, dict[str, np.ndarray]] | None = None
         if self._gradients:
             run = partial(_run_gradients, self._gradients)
-            most = c.max_batch if self.provider == "cuda" else 1  # on CPU company gains nothing, and alone equal questions get equal maps, bit for bit
+            # On CPU company gains nothing, and alone equal questions get equal maps, bit for bit.
+            most = c.max_batch if self.provider == "cuda" else 1
             self.gradient_batcher = Batcher(run, max_batch=most, max_wait=0.0, queue_size=c.queue_size * MAX_TARGETS, instances=1)
         self._warm_up()
 

@@ -41,7 +41,9 @@ class Settings(BaseSettings):
     )
     instances: int = Field(0, ge=0, le=64, description="Runs at the same time. 0 = one a core on CPU, one on CUDA. `paca tune` finds the best.")
     threads: int = Field(0, ge=0, le=256, description="Threads of one run on CPU. 0 = cores divided by instances.")
-    max_batch: int = Field(0, ge=0, le=256, description="Most pictures in one run. 0 = 16 on CUDA; on CPU 4 for networks below 1 GMAC, 1 for larger ones.")
+    max_batch: int = Field(
+        0, ge=0, le=256, description="Most pictures in one run. 0 = 16 on CUDA; on CPU 4 for networks below 1 GMAC, 1 for larger ones."
+    )
     max_wait_ms: float = Field(
         0.0, ge=0, le=1000, description="Milliseconds a batch waits for company. 0 = never: what queued while busy is the batch."
     )
