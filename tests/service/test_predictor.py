@@ -84,9 +84,13 @@ def test_a_constant_picture_gives_finite_answers(ask, encode) -> None:  # type: 
         assert all(np.isfinite(c.share) for c in explanation.clusters)
 
 
-def test_pictures_in_one_batch_get_the_answers_they_get_alone(ask, encode) -> None:  # type: ignore[no-untyped-def]
+def different(encode) -> list[bytes]:  # type: ignore[no-untyped-def]
     rng = np.random.default_rng(0)
-    files = [encode(rng.integers(0, 256, (40, 40, 3), np.uint8), "PNG") for _ in range(7)]
+    return [encode(rng.integers(0, 256, (40, 40, 3), np.uint8), "PNG") for _ in range(7)]
+
+
+def test_pictures_in_one_batch_get_the_answers_they_get_alone(ask, encode) -> None:  # type: ignore[no-untyped-def]
+    files = different(encode)
 
     async def together(p: Predictor):  # type: ignore[no-untyped-def]
         return await asyncio.gather(*(p.classify(f) for f in files))
@@ -100,8 +104,7 @@ def test_pictures_in_one_batch_get_the_answers_they_get_alone(ask, encode) -> No
 
 
 def test_explanations_are_equal_to_the_last_bit_whoever_else_asks(ask, encode) -> None:  # type: ignore[no-untyped-def]
-    rng = np.random.default_rng(0)
-    files = [encode(rng.integers(0, 256, (40, 40, 3), np.uint8), "PNG") for _ in range(7)]
+    files = different(encode)
 
     async def together(p: Predictor):  # type: ignore[no-untyped-def]
         return await asyncio.gather(*(p.explain(f) for f in files))
