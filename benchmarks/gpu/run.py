@@ -3,9 +3,10 @@
     python benchmarks/gpu/run.py [--save]            on a machine with an NVIDIA GPU (see README.md beside this file)
     python benchmarks/gpu/run.py --dry-run           the same code on the CPU with few and small runs: proves that it runs, measures nothing of worth
 
-Every row is uint8 pictures that already lie on the device, in and out by IO binding: ONNX Runtime against PyTorch eager and torch.compile of the same
-network and weights. Two proofs go with it: which attention kernel ONNX Runtime chose for each block (its own log at the most talkative level) and that the
-optimised graph holds no Memcpy node. Medians; a warm-up before each row; random weights.
+Every row is uint8 pictures: ONNX Runtime against PyTorch eager and torch.compile of the same network and weights, with pictures that already lie on the
+device; and ONNX Runtime alone with pictures in the host's memory, with IO binding (what the server does on CUDA) and without. Two proofs go with it: which
+attention kernel ONNX Runtime chose for each block (its own log at the most talkative level) and that the optimised graph holds no Memcpy node. Medians; a
+warm-up before each row; random weights.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ from traffic import exchange, photo, request
 from export.paca import create
 from export.pipeline import Request, run
 from export.trace import Served
+from service.engine import run_bound
 from service.load import closed_loop
 
 ROOT = Path(__file__).parents[2]
@@ -67,7 +70,8 @@ def main() -> None:
         for precision in ("fp16", "fp32") if device == "cuda" else ("fp32",):
             path = artifact(asked.models, name, precision)
             proof.append({"model": name, "precision": precision, **kernels(path, device)})
-            runs = {"onnxruntime": onnx_runner(path, device), **torch_runners(name, precision, device)}
+            opened = session(path, device)
+            runs = {"onnxruntime": device_runner(opened, device), **host_runners(opened), **torch_runners(name, precision, device)}
             for batch in BATCHES if device == "cuda" else (1, 2):
                 row: dict[str, object] = {"model": name, "precision": precision, "batch": batch}
                 for kind, prepare in runs.items():
@@ -113,7 +117,7 @@ def kernels(path: Path, device: str) -> dict[str, object]:
         with stderr_of_c(Path(scratch) / "log") as log:
             ort.set_default_logger_severity(0)  # the kernel's own line goes to this logger, not to the session's
             opened = session(path, device, written, severity=0)
-            side = opened.get_inputs()[0].shape[1]
+            side = side_of(opened)
             options = ort.RunOptions()
             options.log_severity_level = 0
             opened.run(["logits"], {"image": np.zeros((2, side, side, 3), np.uint8)}, options)
@@ -142,14 +146,29 @@ def stderr_of_c(path: Path) -> Iterator[Path]:
 Prepare = Callable[[int], Callable[[], object]]
 
 
-def onnx_runner(path: Path, device: str) -> Prepare:
+def side_of(opened: ort.InferenceSession) -> int:
+    return int(opened.get_inputs()[0].shape[1])
+
+
+def host_runners(opened: ort.InferenceSession) -> dict[str, Prepare]:
+    """batch → a run that starts and ends in the host's memory, as the server's do: with IO binding and without."""
+
+    def runner(how: Callable[..., object]) -> Prepare:
+        def prepare(batch: int) -> Callable[[], object]:
+            feed = {"image": pictures(batch, side_of(opened))}
+            return lambda: how(("logits",), feed)
+
+        return prepare
+
+    return {"bound from host": runner(partial(run_bound, opened)), "plain from host": runner(opened.run)}
+
+
+def device_runner(opened: ort.InferenceSession, device: str) -> Prepare:
     """batch → a run with input and outputs bound to memory of the device."""
-    opened = session(path, device)
-    side = opened.get_inputs()[0].shape[1]
 
     def prepare(batch: int) -> Callable[[], object]:
         binding = opened.io_binding()
-        binding.bind_ortvalue_input("image", ort.OrtValue.ortvalue_from_numpy(pictures(batch, side), device, 0))
+        binding.bind_ortvalue_input("image", ort.OrtValue.ortvalue_from_numpy(pictures(batch, side_of(opened)), device, 0))
         binding.bind_output("logits", device)
 
         def once() -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from service.artifact import HEAD_KEY, MANIFEST_KEY
-from service.engine import Device, Engine, GradientEngine
+from service.engine import Device, Engine, GradientEngine, run_bound
 from service.errors import BadArtifact, CannotStart, ProviderUnavailable
 
 CPU = Device("cpu")
@@ -69,13 +70,19 @@ def test_a_picture_gets_the_same_answer_in_any_batch(model: Path) -> None:
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
+def test_runs_by_io_binding_as_on_cuda_give_the_same_outputs(model: Path) -> None:
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    names = ("logits", "assignment_1", "features")
+    feed = {"image": picture(5, 6)[::2]}  # not contiguous
+    for bound, plain in zip(run_bound(session, names, feed), session.run(names, feed), strict=True):
+        np.testing.assert_array_equal(bound, plain)
+
+
 def test_it_says_which_provider_runs(model: Path) -> None:
     assert Engine(model, CPU).provider == "cpu"
 
 
 def test_cuda_that_is_demanded_but_absent_is_an_error_not_a_silent_cpu(model: Path) -> None:
-    import onnxruntime
-
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this machine has CUDA")
     with pytest.raises(ProviderUnavailable, match="PACA_PROVIDER=cpu"):
