@@ -63,8 +63,8 @@ def main() -> None:
         results = {"peers_open": opened, "peers": rows}
     os.sched_setaffinity(0, CORES)  # what the card says of the machine
     for name, rows in results.items():
-        notes = compare.verdicts(rows) if name == "peers" else {}
-        finish(name, rows, save=asked.save, seconds=round(time.monotonic() - began), **notes)
+        notes = {"peers": compare.verdicts, "peers_open": compare.open_verdicts}.get(name)
+        finish(name, rows, save=asked.save, seconds=round(time.monotonic() - began), **(notes(rows) if notes else {}))
 
 
 def limit(bench: Bench, rounds: int) -> list[Row]:
