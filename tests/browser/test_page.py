@@ -53,6 +53,24 @@ def test_a_chosen_photo_is_named_and_explained(page: Page, jpeg: bytes) -> None:
     expect(page.locator("#timings")).to_contain_text(re.compile(r"inference\s*\d"))
 
 
+def test_a_cluster_that_covers_one_patch_is_not_said_to_cover_nothing(page: Page, jpeg: bytes) -> None:
+    def shrink(route: Route) -> None:
+        answer = route.fetch()
+        document = answer.json()
+        for cluster, area in zip(document["explanations"][0]["clusters"], (1 / 256, 0.0, 0.25), strict=False):
+            cluster["area"] = area
+        route.fulfill(response=answer, json=document)
+
+    page.route("**/explain*", shrink)
+    choose(page, jpeg)
+    explained(page)
+    notes = page.locator("#clusters .small")
+    expect(notes.nth(0)).to_have_text("under 1 % of the picture")
+    expect(notes.nth(1)).to_have_text("0 % of the picture")
+    expect(notes.nth(2)).to_have_text("25 % of the picture")
+    page.unroute_all(behavior="wait")
+
+
 @pytest.mark.parametrize("way", ["paste", "drop"])
 def test_a_photo_can_come_by_paste_or_drop(page: Page, jpeg: bytes, way: str) -> None:
     page.evaluate(DELIVER, [way, list(jpeg), "image/jpeg"])

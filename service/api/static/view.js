@@ -17,6 +17,7 @@ function refill(container, ...children) {
 }
 
 export const percent = (value, digits = 1) => `${(100 * value).toFixed(digits)} %`;
+const extent = (area) => (area > 0 && area < 0.005 ? "under 1 %" : percent(area, 0));
 const number = (value) => (Math.abs(value) < 0.005 && value !== 0 ? value.toExponential(0) : value.toFixed(2)).replace("-", "−");
 const signed = (value) => (value < 0 ? number(value) : `+${number(value)}`);
 
@@ -131,13 +132,13 @@ export function showClusters({ clusters, method, target }, { onLight, onPick }) 
   $("clusters").replaceChildren(
     ...clusters.map((item) => {
       const { cluster, area, overlay } = item;
-      const covers = `${percent(area, 0)} of the picture`;
+      const covers = `${extent(area)} of the picture`;
       const button = element(
         "button",
         { type: "button", onpointerenter: () => onLight(cluster), onpointerleave: () => onLight(null), onfocus: () => onLight(cluster), onblur: () => onLight(null), onclick: () => onPick(cluster) },
         element("img", { src: `data:${overlay.mime};base64,${overlay.data}`, alt: "", width: overlay.width, height: overlay.height }),
         element("span", { className: "name", textContent: `Cluster ${cluster}` }),
-        element("span", { className: "value", textContent: method.class_specific ? signed(item.share) : percent(area, 0) }),
+        element("span", { className: "value", textContent: method.class_specific ? signed(item.share) : extent(area) }),
         bar(Math.abs(size(item)) / most),
         element("span", { className: "small", textContent: method.class_specific ? covers : "of the picture" }),
       );
