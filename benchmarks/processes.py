@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import signal
@@ -56,15 +57,18 @@ class Server:
         self.stop()
 
     def wait(self, answers: Callable[[], bool], seconds: float = 150, refusals: int = 200) -> Self:
-        """Until `answers()`; notes how long that took. RuntimeError with the log's end where the server died, took too long or refused too often."""
-        while time.monotonic() < self.started + seconds and self._root.poll() is None and refusals:
+        """Until `answers()`; notes how long after the start that was, the first time. RuntimeError with the log's end where the server died, took too long or
+        refused too often."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and self._root.poll() is None and refusals:
             with suppress(OSError, EOFError, ValueError, IndexError):
                 if answers():
-                    self.seconds_to_ready = time.monotonic() - self.started
+                    if math.isnan(self.seconds_to_ready):
+                        self.seconds_to_ready = time.monotonic() - self.started
                     return self
                 refusals -= 1
             time.sleep(0.05)
-        raise RuntimeError(f"the server did not become ready; its log ends with:\n{self.log.read_text(errors='replace')[-3000:]}")
+        raise RuntimeError(f"the server does not answer; its log ends with:\n{self.log.read_text(errors='replace')[-3000:]}")
 
     def members(self) -> list[psutil.Process]:
         """Every process of this server: the one started, its descendants, and those that left the family but carry its mark."""

@@ -13,7 +13,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -235,12 +234,7 @@ def _order(count: int, number: int) -> list[int]:
 def _wake(server: Server, message: bytes) -> None:
     """Resumes a server and waits until it answers: a balancer inside it may have given its backends up while all of them were stopped."""
     server.resume()
-    for _ in range(200):
-        with contextlib.suppress(OSError, EOFError, ValueError, IndexError):
-            if exchange(server.port, message)[0] == 200:
-                return
-        time.sleep(0.05)
-    raise RuntimeError(f"a server does not answer after a pause; its log is {server.log}")
+    server.wait(lambda: exchange(server.port, message)[0] == 200)
 
 
 def _title(contender: Contender) -> str:
@@ -288,8 +282,8 @@ def _opened(model: str, contender: Contender, offered: float, cells: list[Cell])
         "p50 ms": _median(cells, "p50"),
         "p99 ms": _median(cells, "p99"),
         "errors": sum(cell.errors for cell in cells),
-        "p50 ms by round": [cell.p50 for cell in cells],
-        "p99 ms by round": [cell.p99 for cell in cells],
+        "p50 ms by round": [round(cell.p50, 1) for cell in cells],
+        "p99 ms by round": [round(cell.p99, 1) for cell in cells],
     }
 
 
