@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 RUNTIME ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 PORT   ?= 8000
-SOAK   ?= tests/faults tests/service/api/test_fuzz.py
+SOAK   ?= tests/faults tests/service/api/test_fuzz.py tests/service/images/test_decode.py
 
 .DEFAULT_GOAL := help
 .PHONY: help serve setup check test bench soak lock figures up clean

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-SOAK = bool(os.environ.get("PACA_SOAK"))
+from tests.soak import SOAK
+
 FILE = Path(os.environ.get("PACA_SOAK_FILE", "build/soak.jsonl"))
 
 

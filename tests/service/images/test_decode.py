@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -14,6 +14,7 @@ from service import images
 from service.errors import BadImage, Overloaded, PacaError
 from service.images import Decoded, Limits, decode
 from tests.service.images.files import exif, file, with_exif
+from tests.soak import examples
 
 LIMITS = Limits(max_pixels=1_000_000, max_webp_pixels=1_000_000)
 SMALL = np.asarray(Image.linear_gradient("L").resize((40, 24)).convert("RGB"))
@@ -76,19 +77,19 @@ def check(data: bytes, reduce_to: int | None) -> None:
     assert outcome.rgb.shape[1] <= outcome.width
 
 
-@settings(max_examples=600, derandomize=True, deadline=None)
+@examples(600, 60_000)
 @given(data=mutated(SEEDS), reduce_to=st.sampled_from([None, 1, 5, 1000]))
 def test_mutated_files_are_pictures_or_our_errors(data: bytes, reduce_to: int | None) -> None:
     check(data, reduce_to)
 
 
-@settings(max_examples=120, derandomize=True, deadline=None)
+@examples(120, 5_000)
 @given(data=mutated(HEAVY), reduce_to=st.sampled_from([None, 5]))
 def test_mutated_files_for_the_other_process_are_pictures_or_our_errors(data: bytes, reduce_to: int | None) -> None:
     check(data, reduce_to)
 
 
-@settings(max_examples=300, derandomize=True, deadline=None)
+@examples(300, 30_000)
 @given(
     data=st.binary(max_size=200),
     magic=st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\xc8\0\0\0WEBPVP8 ", b"RIFF\xc8\0\0\0WEBPVP8X"]),
