@@ -9,6 +9,11 @@ from hypothesis import settings
 SOAK = bool(os.environ.get("PACA_SOAK"))
 
 
+def count(few: int, many: int) -> int:
+    """How often, here: `many` in a soak."""
+    return many if SOAK else few
+
+
 def examples(few: int, many: int) -> settings:
     """How many examples hypothesis draws: `few`, always the same, or in a soak `many`, drawn anew each time."""
-    return settings(max_examples=many if SOAK else few, derandomize=not SOAK, database=None, deadline=None)
+    return settings(max_examples=count(few, many), derandomize=not SOAK, database=None, deadline=None)

@@ -65,9 +65,7 @@ def test_curl_in_every_form(run, tmp_path):
     assert raw["predictions"] == multipart["predictions"] == from_json["predictions"]
     for item in several["results"]:  # which may have shared a run: equal but for the last digits of scores and logits, see docs/api.md
         for found, alone in zip(item["predictions"][:3], raw["predictions"], strict=True):
-            assert found.pop("score") == pytest.approx(alone["score"], abs=2e-6)
-            assert found.pop("logit") == pytest.approx(alone["logit"], abs=2e-6)
-            assert found == {"label": alone["label"], "class_id": alone["class_id"]}
+            assert found == alone | {name: pytest.approx(alone[name], abs=2e-6) for name in ("score", "logit")}
     assert json.loads((tmp_path / "explanation.json").read_text())["explanations"]
     assert (tmp_path / "overlay.png").read_bytes().startswith(b"\x89PNG")
     assert b"<html" in (tmp_path / "report.html").read_bytes()

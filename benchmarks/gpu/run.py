@@ -71,7 +71,12 @@ def main() -> None:
             path = artifact(asked.models, name, precision)
             proof.append({"model": name, "precision": precision, **kernels(path, device)})
             opened = session(path, device)
-            runs = {"onnxruntime": device_runner(opened, device), **host_runners(opened), **torch_runners(name, precision, device)}
+            runs = {
+                "onnxruntime": device_runner(opened, device),
+                "bound from host": host_runner(opened, partial(run_bound, opened)),
+                "plain from host": host_runner(opened, opened.run),
+                **torch_runners(name, precision, device),
+            }
             for batch in BATCHES if device == "cuda" else (1, 2):
                 row: dict[str, object] = {"model": name, "precision": precision, "batch": batch}
                 for kind, prepare in runs.items():
@@ -150,17 +155,14 @@ def side_of(opened: ort.InferenceSession) -> int:
     return int(opened.get_inputs()[0].shape[1])
 
 
-def host_runners(opened: ort.InferenceSession) -> dict[str, Prepare]:
-    """batch → a run that starts and ends in the host's memory, as the server's do: with IO binding and without."""
+def host_runner(opened: ort.InferenceSession, how: Callable[..., object]) -> Prepare:
+    """batch → a run by `how` that starts and ends in the host's memory, as the server's do."""
 
-    def runner(how: Callable[..., object]) -> Prepare:
-        def prepare(batch: int) -> Callable[[], object]:
-            feed = {"image": pictures(batch, side_of(opened))}
-            return lambda: how(("logits",), feed)
+    def prepare(batch: int) -> Callable[[], object]:
+        feed = {"image": pictures(batch, side_of(opened))}
+        return lambda: how(("logits",), feed)
 
-        return prepare
-
-    return {"bound from host": runner(partial(run_bound, opened)), "plain from host": runner(opened.run)}
+    return prepare
 
 
 def device_runner(opened: ort.InferenceSession, device: str) -> Prepare:

@@ -89,14 +89,30 @@ class Loop:
 
 @contextlib.contextmanager
 def started(contender: Contender, bench: Bench, model: Path, reference: dict | None = None, core: int = CORES[0]) -> Iterator[tuple[Server, bytes]]:
-    """(the ready server, the request it gets). AssertionError where its answer is not the reference's."""
-    server = contender.start(model, bench.photo, [core], bench.folder / "logs")
+    """(the ready server, the request it gets). AssertionError where its answer is not the reference's. One that does not become ready is started once
+    more: another process may have taken one of its ports between their choice and their use."""
+    try:
+        server, message = _ready(contender, bench, model, core)
+    except RuntimeError:
+        server, message = _ready(contender, bench, model, core)
     with server:
-        message = request(server.port, PATH, bench.photo.read_bytes(), contender.form, contender.field)
-        server.wait(lambda: exchange(server.port, message)[0] == 200)
         if reference:
             check(answer(server, message), reference, contender)
         yield server, message
+
+
+def _ready(contender: Contender, bench: Bench, model: Path, core: int) -> tuple[Server, bytes]:
+    server = contender.start(model, bench.photo, [core], bench.folder / "logs")
+    message = request(server.port, PATH, bench.photo.read_bytes(), contender.form, contender.field)
+    try:
+        return _answering(server, message), message
+    except RuntimeError:
+        server.stop()
+        raise
+
+
+def _answering(server: Server, message: bytes) -> Server:
+    return server.wait(lambda: exchange(server.port, message)[0] == 200)
 
 
 def answer(server: Server, message: bytes) -> dict:
@@ -126,26 +142,19 @@ def tune(bench: Bench) -> list[Row]:
     for name, model in bench.models.items():
         reference = reference_of(bench, model)
         for contender in [contenders.ours(), *(c for peer in PEERS for c in contenders.settings(peer))]:
-            row = {"model": name, "server": contender.name, "setting": contender.setting}
-            for _ in range(2):  # another process may take one of a server's ports between its choice and its use
-                try:
-                    row |= _tried(contender, bench, model, reference)
-                    break
-                except RuntimeError as reason:
-                    row |= {"requests/s at 16": 0.0, "errors": str(reason).strip().splitlines()[-1][-200:]}
+            row: dict[str, object] = {"model": name, "server": contender.name, "setting": contender.setting}
+            try:
+                with started(contender, bench, model, reference) as (server, message):
+                    cell = closed(server, message, connections=16, seconds=bench.seconds)
+                    bad, lost = poison(server, contender, bench)
+                    row |= {"requests/s at 16": cell.rate, "p50 ms at 16": cell.p50, "errors": cell.errors}
+                    row |= {"bad photo answered": bad, f"good ones failed of {POISON_ROUNDS * GOOD}": lost}
+            except RuntimeError as reason:
+                row |= {"requests/s at 16": 0.0, "errors": str(reason).strip().splitlines()[-1][-200:]}
             print(row, file=sys.stderr)
             rows.append(row)
     best = {(row["model"], row["server"]): max(_rates(rows, row)) for row in rows}
     return [{**row, "chosen": "yes" if row["requests/s at 16"] == best[row["model"], row["server"]] > 0 else ""} for row in rows]
-
-
-def _tried(contender: Contender, bench: Bench, model: Path, reference: dict) -> dict:
-    """What one start of a server with its setting shows; RuntimeError where it does not become ready."""
-    with started(contender, bench, model, reference) as (server, message):
-        cell = closed(server, message, connections=16, seconds=bench.seconds)
-        bad, lost = poison(server, contender, bench)
-    found = {"requests/s at 16": cell.rate, "p50 ms at 16": cell.p50, "errors": cell.errors}
-    return {**found, "bad photo answered": bad, f"good ones failed of {POISON_ROUNDS * GOOD}": lost}
 
 
 def _rates(rows: list[Row], like: Row) -> list[float]:
@@ -202,12 +211,9 @@ def compare(bench: Bench, rounds: int) -> tuple[list[Row], list[Row]]:
             loops = []
             for number in range(rounds):
                 loops.append(loop.run(bench.seconds / 2)["cpu_ms"])
-                for i in _order(len(entered), number):
-                    _, server, message = entered[i]
-                    _wake(server, message)
+                for i, server, message in _in_turn(entered, number):
                     for connections, seconds in ((16, bench.seconds), (1, 0.7 * bench.seconds)):
                         cells.setdefault((i, connections), []).append(closed(server, message, connections=connections, seconds=seconds))
-                    server.pause()
                 print(name, "round", number + 1, {_title(c): round(cells[i, 16][-1].rate, 1) for i, (c, _, _) in enumerate(entered)}, file=sys.stderr)
             bare = statistics.median(loops)
             for i, (contender, server, _) in enumerate(entered):
@@ -215,26 +221,23 @@ def compare(bench: Bench, rounds: int) -> tuple[list[Row], list[Row]]:
             best = max(_median(cells[i, 16], "rate") for i, (c, _, _) in enumerate(entered) if c.name != OURS)
             opened: dict[int, list[Cell]] = {}
             for number in range(rounds):
-                for i in _order(len(entered), number):
-                    _, server, message = entered[i]
-                    _wake(server, message)
+                for i, server, message in _in_turn(entered, number):
                     opened.setdefault(i, []).append(open_loop(server, message, rate=0.7 * best, seconds=OPEN * bench.seconds, seed=number))
-                    server.pause()
                 print(name, "open round", number + 1, {_title(c): round(opened[i][-1].p99) for i, (c, _, _) in enumerate(entered)}, file=sys.stderr)
             open_rows += [_opened(name, contender, 0.7 * best, opened[i]) for i, (contender, _, _) in enumerate(entered)]
         loop.close()
     return closed_rows, open_rows
 
 
-def _order(count: int, number: int) -> list[int]:
-    """Who is measured when in a round: every round begins with another one."""
-    return [(number + i) % count for i in range(count)]
-
-
-def _wake(server: Server, message: bytes) -> None:
-    """Resumes a server and waits until it answers: a balancer inside it may have given its backends up while all of them were stopped."""
-    server.resume()
-    server.wait(lambda: exchange(server.port, message)[0] == 200)
+def _in_turn(entered: list[tuple[Contender, Server, bytes]], number: int) -> Iterator[tuple[int, Server, bytes]]:
+    """The paused servers with their places, one running at a time; every round begins with another one. Each is waited for: a balancer inside it may have
+    given its backends up while all of them were stopped."""
+    for place in range(len(entered)):
+        i = (number + place) % len(entered)
+        _, server, message = entered[i]
+        server.resume()
+        yield i, _answering(server, message), message
+        server.pause()
 
 
 def _title(contender: Contender) -> str:
