@@ -217,3 +217,7 @@ class GradientEngine:
     def run(self, features: np.ndarray, weights: np.ndarray, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
         """features: (B, N_s, C_s); weights: (B, K), one row a picture. Returns the named maps (all by default), each with a leading B."""
         return self._session.run(names or self.outputs, {"features": features, "weights": weights})
+
+    def close(self) -> None:
+        """Frees the session; `run` must not be called afterwards."""
+        del self._session

@@ -223,6 +223,8 @@ class Predictor:
             await self.gradient_batcher.close()
         self._workers.shutdown(wait=False)
         self._engine.close()
+        if self._gradients:
+            self._gradients.close()
 
     def _plan(self, options: ExplainOptions) -> compose.Plan:
         return compose.plan(options, self.manifest, self._gradients is not None)

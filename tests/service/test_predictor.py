@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from service.engine import Device
@@ -116,6 +119,26 @@ def test_explanations_are_equal_to_the_last_bit_whoever_else_asks(ask, encode) -
         assert explanation.heatmap.values.tobytes() == alone.heatmap.values.tobytes()
         assert explanation.images == alone.images
         assert [c.overlay for c in explanation.clusters] == [c.overlay for c in alone.clusters]
+
+
+def test_a_closed_predictor_frees_its_sessions_at_once(tiny_repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not when the garbage collector comes by: a server exempts what it loaded from that."""
+    opened = []
+
+    class Session(onnxruntime.InferenceSession):
+        def __init__(self, *args, **named):
+            super().__init__(*args, **named)
+            opened.append(weakref.ref(self))
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    gc.disable()
+    try:
+        predictor = Predictor.open(tiny_repository / "tiny" / "1" / "model.onnx", device=Device("cpu", threads=1))
+        assert [session() is None for session in opened] == [False, False]
+        asyncio.run(predictor.close())
+        assert [session() is None for session in opened] == [True, True]
+    finally:
+        gc.enable()
 
 
 def test_a_bad_picture_fails_alone(ask, jpeg: bytes) -> None:  # type: ignore[no-untyped-def]
