@@ -31,7 +31,7 @@ STAGES = (StageConfig(6, 1, 2, 3), StageConfig(10, 2, 5))
 def network(**changes: object) -> PaCaViT:
     torch.manual_seed(1)
     values = {"num_classes": 3, "image_size": 32, "patch_size": 2, "resize": "stretch", "crop": 1.0, **changes}
-    return PaCaViT(PaCaConfig("toy", STAGES, **values)).eval()  # type: ignore[arg-type]
+    return PaCaViT(PaCaConfig("toy", STAGES, **values)).eval()
 
 
 def test_the_graph_has_one_attention_node_a_block_and_none_is_decomposed(tiny_repository: Path) -> None:

@@ -50,7 +50,7 @@ def record(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
     report = yield
-    item.failed = getattr(item, "failed", False) or report.failed  # type: ignore[attr-defined]
+    item.failed = getattr(item, "failed", False) or report.failed
     return report
 
 

@@ -39,8 +39,8 @@ def ask(tiny_repository: Path) -> Callable[[Callable[[Predictor], Awaitable[T]]]
     return run
 
 
-def test_classify_and_explain_agree_on_every_score(ask, jpeg: bytes) -> None:  # type: ignore[no-untyped-def]
-    async def both(p: Predictor):  # type: ignore[no-untyped-def]
+def test_classify_and_explain_agree_on_every_score(ask, jpeg: bytes) -> None:
+    async def both(p: Predictor):
         return await p.classify(jpeg), await p.explain(jpeg)
 
     classified, explained = ask(both)
@@ -49,7 +49,7 @@ def test_classify_and_explain_agree_on_every_score(ask, jpeg: bytes) -> None:  #
 
 
 @pytest.mark.parametrize("method", ["cam", "focus", "fine", "grouping"])
-def test_contributions_and_bias_add_up_to_every_logit(ask, jpeg: bytes, method: str) -> None:  # type: ignore[no-untyped-def]
+def test_contributions_and_bias_add_up_to_every_logit(ask, jpeg: bytes, method: str) -> None:
     answer = ask(lambda p: p.explain(jpeg, ExplainOptions(method=method, targets=(0, 1, 2, 3))))
     assert len(answer.explanations) == 4
     for explanation in answer.explanations:
@@ -61,8 +61,8 @@ def test_contributions_and_bias_add_up_to_every_logit(ask, jpeg: bytes, method: 
             assert explanation.completeness is None
 
 
-def test_a_contrast_is_the_difference_of_two_classes_and_antisymmetric(ask, jpeg: bytes) -> None:  # type: ignore[no-untyped-def]
-    async def both(p: Predictor):  # type: ignore[no-untyped-def]
+def test_a_contrast_is_the_difference_of_two_classes_and_antisymmetric(ask, jpeg: bytes) -> None:
+    async def both(p: Predictor):
         return [await p.explain(jpeg, ExplainOptions(method="cam", targets=(a,), contrast=b)) for a, b in ((0, 1), (1, 0), (2, 2))]
 
     forward, backward, same = (answer.explanations[0] for answer in ask(both))
@@ -71,7 +71,7 @@ def test_a_contrast_is_the_difference_of_two_classes_and_antisymmetric(ask, jpeg
     assert forward.completeness.logit == pytest.approx(forward.target.logit - forward.contrast.logit, abs=1e-5)
 
 
-def test_cluster_shares_come_strongest_first(ask, jpeg: bytes) -> None:  # type: ignore[no-untyped-def]
+def test_cluster_shares_come_strongest_first(ask, jpeg: bytes) -> None:
     clusters = ask(lambda p: p.explain(jpeg, ExplainOptions(method="cam", stage=1, top_clusters=5))).explanations[0].clusters
     shares = [c.share for c in clusters]
     assert len(clusters) == 5
@@ -79,7 +79,7 @@ def test_cluster_shares_come_strongest_first(ask, jpeg: bytes) -> None:  # type:
     assert all(c.stage == 1 for c in clusters)
 
 
-def test_a_constant_picture_gives_finite_answers(ask, encode) -> None:  # type: ignore[no-untyped-def]
+def test_a_constant_picture_gives_finite_answers(ask, encode) -> None:
     grey = encode(np.full((40, 60, 3), 128, np.uint8), "PNG")
     for method in ("cam", "focus", "fine", "grouping"):
         explanation = ask(lambda p, m=method: p.explain(grey, ExplainOptions(method=m))).explanations[0]
@@ -87,15 +87,15 @@ def test_a_constant_picture_gives_finite_answers(ask, encode) -> None:  # type: 
         assert all(np.isfinite(c.share) for c in explanation.clusters)
 
 
-def different(encode) -> list[bytes]:  # type: ignore[no-untyped-def]
+def different(encode) -> list[bytes]:
     rng = np.random.default_rng(0)
     return [encode(rng.integers(0, 256, (40, 40, 3), np.uint8), "PNG") for _ in range(7)]
 
 
-def test_pictures_in_one_batch_get_the_answers_they_get_alone(ask, encode) -> None:  # type: ignore[no-untyped-def]
+def test_pictures_in_one_batch_get_the_answers_they_get_alone(ask, encode) -> None:
     files = different(encode)
 
-    async def together(p: Predictor):  # type: ignore[no-untyped-def]
+    async def together(p: Predictor):
         return await asyncio.gather(*(p.classify(f) for f in files))
 
     batched = ask(together, Capacity(max_batch=4))
@@ -106,10 +106,10 @@ def test_pictures_in_one_batch_get_the_answers_they_get_alone(ask, encode) -> No
         np.testing.assert_allclose([p.score for p in one.predictions], [p.score for p in other.predictions], atol=1e-4)
 
 
-def test_explanations_are_equal_to_the_last_bit_whoever_else_asks(ask, encode) -> None:  # type: ignore[no-untyped-def]
+def test_explanations_are_equal_to_the_last_bit_whoever_else_asks(ask, encode) -> None:
     files = different(encode)
 
-    async def together(p: Predictor):  # type: ignore[no-untyped-def]
+    async def together(p: Predictor):
         return await asyncio.gather(*(p.explain(f) for f in files))
 
     batched = ask(together, Capacity(max_batch=4))
@@ -141,8 +141,8 @@ def test_a_closed_predictor_frees_its_sessions_at_once(tiny_repository: Path, mo
         gc.enable()
 
 
-def test_a_bad_picture_fails_alone(ask, jpeg: bytes) -> None:  # type: ignore[no-untyped-def]
-    async def mixed(p: Predictor):  # type: ignore[no-untyped-def]
+def test_a_bad_picture_fails_alone(ask, jpeg: bytes) -> None:
+    async def mixed(p: Predictor):
         return await asyncio.gather(*(p.classify(d) for d in (jpeg, jpeg[:500], jpeg)), return_exceptions=True)
 
     first, bad, last = ask(mixed, Capacity(max_batch=4))
@@ -150,12 +150,12 @@ def test_a_bad_picture_fails_alone(ask, jpeg: bytes) -> None:  # type: ignore[no
     assert first.predictions == last.predictions
 
 
-def test_a_passed_deadline_is_answered_without_work(ask, jpeg: bytes) -> None:  # type: ignore[no-untyped-def]
+def test_a_passed_deadline_is_answered_without_work(ask, jpeg: bytes) -> None:
     with pytest.raises(DeadlineExceeded):
         ask(lambda p: p.classify(jpeg, deadline=time.monotonic() - 1))
 
 
-def test_tensors_go_through_the_graph_as_it_is(ask) -> None:  # type: ignore[no-untyped-def]
+def test_tensors_go_through_the_graph_as_it_is(ask) -> None:
     batch = np.zeros((3, 32, 32, 3), np.uint8)
     out = ask(lambda p: p.infer(batch))
     assert {name: array.shape for name, array in out.items()}["assignment_1"] == (3, 5, 16, 16)
@@ -163,13 +163,13 @@ def test_tensors_go_through_the_graph_as_it_is(ask) -> None:  # type: ignore[no-
 
 
 @pytest.mark.parametrize("bad", [np.zeros((1, 32, 32, 3), np.float32), np.zeros((1, 31, 32, 3), np.uint8), np.zeros((0, 32, 32, 3), np.uint8)])
-def test_tensors_that_do_not_fit_are_refused_with_the_shape_that_would(ask, bad: np.ndarray) -> None:  # type: ignore[no-untyped-def]
+def test_tensors_that_do_not_fit_are_refused_with_the_shape_that_would(ask, bad: np.ndarray) -> None:
     with pytest.raises(BadParameter, match=r"\(B, 32, 32, 3\)"):
         ask(lambda p: p.infer(bad))
 
 
 @pytest.mark.parametrize("k", [0, 1001])
-def test_top_k_has_bounds(ask, jpeg: bytes, k: int) -> None:  # type: ignore[no-untyped-def]
+def test_top_k_has_bounds(ask, jpeg: bytes, k: int) -> None:
     with pytest.raises(BadParameter, match="between 1 and 1000"):
         ask(lambda p: p.classify(jpeg, ClassifyOptions(k)))
 
@@ -184,19 +184,19 @@ class Flaky:
         if self.failures:
             self.failures -= 1
             raise RuntimeError("CUDA error 700")
-        return self.engine.run(*args)  # type: ignore[attr-defined]
+        return self.engine.run(*args)
 
     def reopen(self) -> None:
         self.reopened += 1
-        self.engine.reopen()  # type: ignore[attr-defined]
+        self.engine.reopen()
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.engine, name)
 
 
-def test_a_run_that_fails_once_costs_nobody_an_answer_and_opens_a_fresh_session(ask, jpeg: bytes) -> None:  # type: ignore[no-untyped-def]
-    async def shaky(p: Predictor):  # type: ignore[no-untyped-def]
-        p._engine = Flaky(p._engine, failures=1)  # type: ignore[assignment]
+def test_a_run_that_fails_once_costs_nobody_an_answer_and_opens_a_fresh_session(ask, jpeg: bytes) -> None:
+    async def shaky(p: Predictor):
+        p._engine = Flaky(p._engine, failures=1)
         return await p.classify(jpeg), p._engine.reopened
 
     answer, reopened = ask(shaky)
@@ -204,9 +204,9 @@ def test_a_run_that_fails_once_costs_nobody_an_answer_and_opens_a_fresh_session(
     assert reopened == 1
 
 
-def test_an_engine_that_keeps_failing_is_answered_with_try_again_later(ask, jpeg: bytes) -> None:  # type: ignore[no-untyped-def]
-    async def broken(p: Predictor):  # type: ignore[no-untyped-def]
-        p._engine = Flaky(p._engine, failures=2)  # type: ignore[assignment]
+def test_an_engine_that_keeps_failing_is_answered_with_try_again_later(ask, jpeg: bytes) -> None:
+    async def broken(p: Predictor):
+        p._engine = Flaky(p._engine, failures=2)
         with pytest.raises(EngineFailed):
             await p.classify(jpeg)
         return await p.classify(jpeg)
@@ -214,8 +214,8 @@ def test_an_engine_that_keeps_failing_is_answered_with_try_again_later(ask, jpeg
     assert ask(broken).predictions
 
 
-def test_where_one_row_is_refused_the_others_are_not_run(ask) -> None:  # type: ignore[no-untyped-def]
-    async def many(p: Predictor):  # type: ignore[no-untyped-def]
+def test_where_one_row_is_refused_the_others_are_not_run(ask) -> None:
+    async def many(p: Predictor):
         with pytest.raises(Overloaded):
             await p.infer(np.zeros((9, 32, 32, 3), np.uint8))
         await asyncio.sleep(0.5)

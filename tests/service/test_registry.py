@@ -18,7 +18,7 @@ from service.wiring import build_registry
 
 @asynccontextmanager
 async def started(folder: Path, **settings: object) -> AsyncIterator[Registry]:
-    registry = build_registry(Settings(models=folder, provider="cpu", **{"instances": 1, **settings}))  # type: ignore[arg-type]
+    registry = build_registry(Settings(models=folder, provider="cpu", **{"instances": 1, **settings}))
     await registry.start()
     try:
         yield registry

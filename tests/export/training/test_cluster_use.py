@@ -14,7 +14,7 @@ from export.training.loop import predict
 def network(**stage: object) -> PaCaViT:
     torch.manual_seed(0)
     teacher = (1, 1) if stage.get("clustering") == "teacher" else ()
-    stages = (StageConfig(8, 2, 2, 4, **stage), StageConfig(16, 1, 4))  # type: ignore[arg-type]
+    stages = (StageConfig(8, 2, 2, 4, **stage), StageConfig(16, 1, 4))
     return PaCaViT(PaCaConfig("tiny", stages, num_classes=3, image_size=16, patch_size=2, teacher_depths=teacher)).eval()
 
 

@@ -18,7 +18,7 @@ def jpeg(image: Image.Image) -> bytes:
 
 
 def write_pack(path: Path, labels: list[int], **arrays: object) -> Path:
-    np.savez(path, label=np.array(labels, np.uint8), classes=np.array(["cat", "dog"]), **arrays)  # type: ignore[arg-type]
+    np.savez(path, label=np.array(labels, np.uint8), classes=np.array(["cat", "dog"]), **arrays)
     return path
 
 

@@ -48,7 +48,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tiny: PaCaViT, pi
 
     class PowerCutError(Exception): ...
 
-    def until_the_second_epoch(steps: range, count: int, what: str):  # type: ignore[no-untyped-def]
+    def until_the_second_epoch(steps: range, count: int, what: str):
         for step in steps:
             if what.startswith("epoch 2") and step == 1:
                 raise PowerCutError

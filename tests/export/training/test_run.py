@@ -19,7 +19,7 @@ from export.training.run import run
 
 
 def train(data: Path, out: Path, start_from: Path | None, **options: object) -> Path:
-    return run("folder", data, out, start_from=start_from, device="cpu", **options)  # type: ignore[arg-type]
+    return run("folder", data, out, start_from=start_from, device="cpu", **options)
 
 
 def test_a_folder_becomes_a_model_and_the_line_that_exports_it(
