@@ -1,10 +1,13 @@
-"""The classic clusterings against scikit-learn on the same points: the adjusted Rand index, 1 = the same partition, 0 = no better than chance.
+"""The classic clusterings against scikit-learn on the same points: the adjusted Rand index, 1 = the same
+partition, 0 = no better than chance.
 
     python benchmarks/agreement.py
 
-Points: 16x16 patches of photographs as layer-normed tokens of 48 numbers, 16 clusters. Same start and steps, where there is a start (k-means, mixture); same
-linkage (Ward) and same radius (DBSCAN). "Best of ten" is scikit-learn left free: its own random starts, until they converge; how far a fixed start and few
-steps are from it is the price of a graph that is the same for every picture. Needs the extra `train` and scikit-image. The last line is one JSON object.
+Points: 16x16 patches of photographs as layer-normed tokens of 48 numbers, 16 clusters. Same start and steps,
+where there is a start (k-means, mixture); same linkage (Ward) and same radius (DBSCAN). "Best of ten" is
+scikit-learn left free: its own random starts, until they converge; how far a fixed start and few steps are
+from it is the price of a graph that is the same for every picture. Needs the extra `train` and scikit-image.
+The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -78,14 +81,20 @@ def agreement(x: torch.Tensor) -> dict[str, float]:
     z = GaussianMixture(dim, CLUSTERS)(x, GRID)[0].numpy()
     ours = (z.T * theirs.sum(0)).argmax(1)
     free = cluster.KMeans(CLUSTERS, n_init=10, random_state=0).fit_predict(points)
-    free_mixture = mixture.GaussianMixture(CLUSTERS, covariance_type="diag", reg_covar=narrow.mean(), n_init=10, random_state=0).fit_predict(points)
-    lloyd = cluster.KMeans(CLUSTERS, init=seeds, n_init=1, max_iter=8, tol=0, algorithm="lloyd").fit_predict(points)
+    free_mixture = mixture.GaussianMixture(
+        CLUSTERS, covariance_type="diag", reg_covar=narrow.mean(), n_init=10, random_state=0
+    ).fit_predict(points)
+    lloyd = cluster.KMeans(CLUSTERS, init=seeds, n_init=1, max_iter=8, tol=0, algorithm="lloyd").fit_predict(
+        points
+    )
     return {
         "k-means": adjusted_rand_score(kmeans, lloyd),
         "k-means, best of ten": adjusted_rand_score(kmeans, free),
         "Gaussian mixture": adjusted_rand_score(ours, theirs.argmax(1)),
         "Gaussian mixture, best of ten": adjusted_rand_score(ours, free_mixture),
-        "hierarchical (Ward)": adjusted_rand_score(ward, cluster.AgglomerativeClustering(CLUSTERS).fit_predict(points)),
+        "hierarchical (Ward)": adjusted_rand_score(
+            ward, cluster.AgglomerativeClustering(CLUSTERS).fit_predict(points)
+        ),
         "DBSCAN": adjusted_rand_score(dbscan, cluster.DBSCAN(eps=EPS, min_samples=5).fit_predict(points)),
     }
 

@@ -1,4 +1,5 @@
-"""What every benchmark prints: the machine and versions, a fixed-width table, and one JSON line with the same data; `--save` keeps it for `make figures`."""
+"""What every benchmark prints: the machine and versions, a fixed-width table, and one JSON line with the same
+data; `--save` keeps it for `make figures`."""
 
 from __future__ import annotations
 
@@ -18,16 +19,27 @@ Row = Mapping[str, object]
 def machine() -> dict[str, object]:
     """Processor, cores, memory and the versions that matter."""
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    model = next((line.split(":", 1)[1].strip() for line in info.splitlines() if line.startswith("model name")), platform.processor())
-    flags = next((set(line.split(":", 1)[1].split()) for line in info.splitlines() if line.startswith("flags")), set())
+    model = next(
+        (line.split(":", 1)[1].strip() for line in info.splitlines() if line.startswith("model name")),
+        platform.processor(),
+    )
+    flags = next(
+        (set(line.split(":", 1)[1].split()) for line in info.splitlines() if line.startswith("flags")), set()
+    )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "processor": model,
-        "instructions": [f for f in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile") if f in flags],
+        "instructions": [
+            f for f in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile") if f in flags
+        ],
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(memory),
         "python": platform.python_version(),
-        "versions": {name: version for name in ("onnxruntime", "torch", "numpy", "pillow", "openvino") if (version := _version(name))},
+        "versions": {
+            name: version
+            for name in ("onnxruntime", "torch", "numpy", "pillow", "openvino")
+            if (version := _version(name))
+        },
         "load": round(os.getloadavg()[0], 2),
     }
 
@@ -50,7 +62,8 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def cell(value: object) -> str:
-    """One value as it stands in a table: three digits for small numbers, none after the point for large ones."""
+    """One value as it stands in a table: three digits for small numbers, none after the point for large
+    ones."""
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
     return "" if value is None else str(value)

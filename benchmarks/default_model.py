@@ -1,18 +1,26 @@
-"""The numbers of the model card: what the embedded Imagenette model is worth on the photos it was not made with.
+"""The numbers of the model card: what the embedded Imagenette model is worth on the photos it was not made
+with.
 
-    python benchmarks/default_model.py service/models/imagenette/1/model.onnx --checkpoint runs/imagenette/model.safetensors
-    python benchmarks/default_model.py MODEL.onnx --no-validation        while choosing between models: the validation pack is for released ones
+    python benchmarks/default_model.py service/models/imagenette/1/model.onnx --checkpoint
+    runs/imagenette/model.safetensors
+    python benchmarks/default_model.py MODEL.onnx --no-validation        while choosing between models;
+                                                                     the validation pack is for released ones
 
 validation        the whole validation pack, 128 px, stretched to squares at the source
 whole photos      250 photos of the ten classes that are in neither pack
-wide, tall        the same, cut to 2:1 and 1:2 around the middle and then, as every picture is, stretched to the network's square
+wide, tall        the same, cut to 2:1 and 1:2 around the middle and then, as every picture is, stretched to
+                  the network's square
 off-centre        the same, four times: the 70 % of width and height at each corner
 own aspect        the demo photos of the ten classes at their original size and aspect, never stretched
-unrelated         mean top score on photos of other things (demo photos of other classes, cats and dogs): what it says when it should not know
-pointing          share of the whole photos where the highest place of `cam` and of `focus` (true class) lies in a box people drew; and the picture's centre
-clusters          with --checkpoint: accuracy left with uniform assignments, clusters in use, on the whole photos
+unrelated         mean top score on photos of other things (demo photos of other classes, cats and dogs): what
+                  it says when it should not know
+pointing          share of the whole photos where the highest place of `cam` and of `focus` (true class) lies
+                  in a box people drew; and the picture's centre
+clusters          with --checkpoint: accuracy left with uniform assignments, clusters in use, on the whole
+                  photos
 
-Needs the packs and photos in --data or $PACA_DATA. With --save: benchmarks/results/default_model*.json, from which `make figures` writes the model card.
+Needs the packs and photos in --data or $PACA_DATA. With --save: benchmarks/results/default_model*.json, from
+which `make figures` writes the model card.
 """
 
 from __future__ import annotations
@@ -43,7 +51,9 @@ CORNER = 0.7
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("PACA_DATA", "data")))
     parser.add_argument("--checkpoint", type=Path, default=None)
@@ -71,12 +81,20 @@ def main() -> None:
     facts += [{"fact": f"pointing game, {name}", "value": value} for name, value in pointing.items()]
     if asked.checkpoint:
         facts += _clusters(asked.checkpoint, engine, located, found["whole photos"]["accuracy"])
-    finish("default_model", [_row(name, values) for name, values in found.items()], save=asked.save, sha256=engine.sha256)
+    finish(
+        "default_model",
+        [_row(name, values) for name, values in found.items()],
+        save=asked.save,
+        sha256=engine.sha256,
+    )
     finish("default_model_facts", facts, save=asked.save)
 
 
 def _row(name: str, values: dict[str, Any]) -> Row:
-    percent = {title: 100 * values[key] if key in values else None for title, key in (("accuracy %", "accuracy"), ("F1 %", "f1"), ("ECE %", "ece"))}
+    percent = {
+        title: 100 * values[key] if key in values else None
+        for title, key in (("accuracy %", "accuracy"), ("F1 %", "f1"), ("ECE %", "ece"))
+    }
     return {"photos": name, "pictures": values["pictures"], **percent, "mean top score": values["confidence"]}
 
 
@@ -84,7 +102,11 @@ def _confusion(scores: Scores, labels: tuple[str, ...]) -> list[Row]:
     """Rows are true classes, columns what was answered."""
     found = np.asarray(scores.confusion)
     return [
-        {"true \\ answered": label, **dict(zip(labels, row.tolist(), strict=True)), "recall %": 100 * row[i] / row.sum()}
+        {
+            "true \\ answered": label,
+            **dict(zip(labels, row.tolist(), strict=True)),
+            "recall %": 100 * row[i] / row.sum(),
+        }
         for i, (label, row) in enumerate(zip(labels, found, strict=True))
     ]
 
@@ -94,12 +116,17 @@ def _boxes(data: Path) -> dict[str, tuple[int, list[tuple[float, ...]]]]:
     found: dict[str, tuple[int, list[tuple[float, ...]]]] = {}
     with (data / "imagenette_loc" / "boxes.csv").open() as file:
         for row in csv.DictReader(file):
-            found.setdefault(row["file"], (int(row["label"]), []))[1].append(tuple(float(row[k]) for k in ("x0", "y0", "x1", "y1")))
+            found.setdefault(row["file"], (int(row["label"]), []))[1].append(
+                tuple(float(row[k]) for k in ("x0", "y0", "x1", "y1"))
+            )
     return found
 
 
-def _pointing(model: Path, engine: Engine, files: list[tuple[Path, int]], boxes: list[list[tuple[float, ...]]]) -> dict[str, float]:
-    """Pointing game (Zhang et al. 2018) of `cam` and, where the model has gradients, `focus`, on the map's own cells; and of the centre."""
+def _pointing(
+    model: Path, engine: Engine, files: list[tuple[Path, int]], boxes: list[list[tuple[float, ...]]]
+) -> dict[str, float]:
+    """Pointing game (Zhang et al. 2018) of `cam` and, where the model has gradients, `focus`, on the map's
+    own cells; and of the centre."""
     pictures, grid = _batch(engine, [path for path, _ in files], _whole), engine.manifest.stages[-1].grid
     beside = model.with_name("explain.onnx")
     gradients = GradientEngine(beside, Device("cpu")) if beside.is_file() else None
@@ -156,7 +183,12 @@ def _tall(photo: np.ndarray) -> list[np.ndarray]:
 
 def _corners(photo: np.ndarray) -> list[np.ndarray]:
     height, width = (round(CORNER * side) for side in photo.shape[:2])
-    return [photo[:height, :width], photo[:height, -width:], photo[-height:, :width], photo[-height:, -width:]]
+    return [
+        photo[:height, :width],
+        photo[:height, -width:],
+        photo[-height:, :width],
+        photo[-height:, -width:],
+    ]
 
 
 def _batch(engine: Engine, files: list[Path], cut: Cut) -> np.ndarray:
@@ -173,7 +205,9 @@ def _batch(engine: Engine, files: list[Path], cut: Cut) -> np.ndarray:
 
 
 def _logits(engine: Engine, pictures: np.ndarray) -> np.ndarray:
-    return np.concatenate([engine.run(pictures[i : i + BATCH]).logits for i in range(0, len(pictures), BATCH)])
+    return np.concatenate(
+        [engine.run(pictures[i : i + BATCH]).logits for i in range(0, len(pictures), BATCH)]
+    )
 
 
 def _labelled(engine: Engine, files: list[tuple[Path, int]], cut: Cut) -> dict[str, Any]:
@@ -184,17 +218,28 @@ def _labelled(engine: Engine, files: list[tuple[Path, int]], cut: Cut) -> dict[s
 
 
 def _unrelated(engine: Engine, files: list[Path]) -> dict[str, Any]:
-    top = np.exp(log_softmax(_logits(engine, _batch(engine, files, _whole)), engine.manifest.temperature).max(1))
+    top = np.exp(
+        log_softmax(_logits(engine, _batch(engine, files, _whole)), engine.manifest.temperature).max(1)
+    )
     return {"pictures": len(files), "confidence": float(top.mean()), "above 0.9": float((top > 0.9).mean())}
 
 
 def _clusters(checkpoint: Path, engine: Engine, files: list[tuple[Path, int]], accuracy: float) -> list[Row]:
     from export.checkpoints import load
 
-    pictures = Pictures(_batch(engine, [path for path, _ in files], _whole), np.array([label for _, label in files]), engine.manifest.labels)
+    pictures = Pictures(
+        _batch(engine, [path for path, _ in files], _whole),
+        np.array([label for _, label in files]),
+        engine.manifest.labels,
+    )
     found = cluster_report(load(checkpoint).model, pictures)
     uniform = found["uniform_assignment_accuracy"]
-    rows: list[Row] = [{"fact": "points lost on the whole photos with every assignment uniform", "value": 100 * (accuracy - uniform)}]
+    rows: list[Row] = [
+        {
+            "fact": "points lost on the whole photos with every assignment uniform",
+            "value": 100 * (accuracy - uniform),
+        }
+    ]
     for stage in found["stages"]:
         what = f"clusters of stage {stage['stage']} that are the strongest somewhere, of {stage['clusters']}"
         rows.append({"fact": what, "value": stage["in_use"]})

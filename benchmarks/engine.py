@@ -1,22 +1,27 @@
-"""The network's speed alone, without server or decoding: PyTorch, other ways to export and run it, and the artifact as served.
+"""The network's speed alone, without server or decoding: PyTorch, other ways to export and run it, and the
+artifact as served.
 
     python benchmarks/engine.py [--models embedded,tiny,small,base] [--batches 1,8] [--rounds 5] [--save]
     python benchmarks/engine.py --profile [--models tiny]        where the time goes, by operator
 
-One process, two threads, random weights but for `embedded` (speed needs no others), one contender after the other in every round; a row holds the median
-of the rounds, a ratio is taken within each round first. Logits are compared with PyTorch's before anything is timed. Contenders:
+One process, two threads, random weights but for `embedded` (speed needs no others), one contender after the
+other in every round; a row holds the median of the rounds, a ratio is taken within each round first. Logits
+are compared with PyTorch's before anything is timed. Contenders:
 
     torch                PyTorch eager, float32, the better of plain and channels-last
     torch.compile        the same through inductor (needs a C++ compiler)
     plain export         the module as it is through torch.onnx.export, attention as MatMul-Softmax-MatMul
-    decomposed           our graph in everything but attention, which is MatMul-Softmax-MatMul: what the fused node alone brings
-    OpenVINO             our file; latency hint, float32 forced (it would take bfloat16 where the processor has it)
+    decomposed           our graph in everything but attention, which is MatMul-Softmax-MatMul: what the fused
+                         node alone brings
+    OpenVINO             our file; latency hint, float32 forced (it would take bfloat16 where the processor
+                         has it)
     ours                 the artifact with the server's session options
     ours int8            `embedded` and `tiny`: the same in 8 bits
 
-The graphs take uint8 pictures and normalise them, PyTorch is given pictures already normalised. ONNX Runtime rows all run through `service.engine.Session`. The
-GEMM peak is the best float32 matrix product of PyTorch and NumPy in the same round; a share of it counts multiply-accumulates only (`export.paca.cost`).
-Graphs are exported on first use into build/bench/models.
+The graphs take uint8 pictures and normalise them, PyTorch is given pictures already normalised. ONNX Runtime
+rows all run through `service.engine.Session`. The GEMM peak is the best float32 matrix product of PyTorch and
+NumPy in the same round; a share of it counts multiply-accumulates only (`export.paca.cost`). Graphs are
+exported on first use into build/bench/models.
 """
 
 from __future__ import annotations
@@ -43,7 +48,12 @@ from service.engine import Device, Session
 
 SECONDS = 0.4  # of one contender in one round, at least one run
 TOLERANCE = 1e-3  # of the logits, relative to the largest; int8 is judged by benchmarks/precision.py
-ASKED = {(1, "torch"): 1.4, (8, "torch"): 2.0, (1, "plain export"): 1.2, (8, "plain export"): 1.2}  # times faster
+ASKED = {
+    (1, "torch"): 1.4,
+    (8, "torch"): 2.0,
+    (1, "plain export"): 1.2,
+    (8, "plain export"): 1.2,
+}  # times faster
 SHARE_ASKED, INT8_ASKED = 0.75, 1.25
 LAYOUTS = ("torch plain", "torch channels-last")
 SHAPES = ((1024, 1024, 1024), (2048, 2048, 2048), (4096, 1024, 1024), (3072, 3072, 3072))
@@ -52,7 +62,9 @@ Run = Callable[[], np.ndarray]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", default=",".join(NAMES))
     parser.add_argument("--batches", default="1,8")
     parser.add_argument("--rounds", type=int, default=5)
@@ -70,10 +82,26 @@ def main() -> None:
         finish("engine_operators", shares, save=asked.save, threads=asked.threads)
         return
     if asked.threads > len(os.sched_getaffinity(0)):
-        print(f"{asked.threads} threads on fewer cores: try the benchmark out so, do not believe it", file=sys.stderr)
-    rows = [row for bench in benches for batch in batches for row in compare(bench, batch, asked.rounds, asked.threads)]
+        print(
+            f"{asked.threads} threads on fewer cores: try the benchmark out so, do not believe it",
+            file=sys.stderr,
+        )
+    rows = [
+        row
+        for bench in benches
+        for batch in batches
+        for row in compare(bench, batch, asked.rounds, asked.threads)
+    ]
     seconds = round(time.monotonic() - began)
-    finish("engine", rows, save=asked.save, seconds=seconds, threads=asked.threads, rounds=asked.rounds, verdicts=verdicts(rows))
+    finish(
+        "engine",
+        rows,
+        save=asked.save,
+        seconds=seconds,
+        threads=asked.threads,
+        rounds=asked.rounds,
+        verdicts=verdicts(rows),
+    )
 
 
 def compare(bench: Bench, batch: int, rounds: int, threads: int) -> list[Row]:
@@ -85,7 +113,15 @@ def compare(bench: Bench, batch: int, rounds: int, threads: int) -> list[Row]:
         peaks.append(gemm_peak())
         for name, run in runs.items():
             times[name].append(median_ms(run, SECONDS, warm_up=0))
-        print(bench.name, "batch", batch, "round", number + 1, {n: round(t[-1], 1) for n, t in times.items()}, file=sys.stderr)
+        print(
+            bench.name,
+            "batch",
+            batch,
+            "round",
+            number + 1,
+            {n: round(t[-1], 1) for n, t in times.items()},
+            file=sys.stderr,
+        )
     best = min(LAYOUTS, key=lambda name: statistics.median(times[name]))
     times = {"torch": times[best], **{name: ms for name, ms in times.items() if name not in LAYOUTS}}
     work = 2e-6 * batch * bench.macs  # GFLOP times 1000, so that ms give GFLOP/s
@@ -107,7 +143,10 @@ def compare(bench: Bench, batch: int, rounds: int, threads: int) -> list[Row]:
                 "remark": best.removeprefix("torch ") if name == "torch" else None,
             }
         )
-    rows += [{"model": bench.name, "batch": batch, "contender": name, "remark": f"not run: {reason}"} for name, reason in absent.items()]
+    rows += [
+        {"model": bench.name, "batch": batch, "contender": name, "remark": f"not run: {reason}"}
+        for name, reason in absent.items()
+    ]
     return [{key: row.get(key) for key in rows[0]} for row in rows]
 
 
@@ -154,7 +193,12 @@ def contenders(bench: Bench, pictures: np.ndarray, threads: int) -> dict[str, Ca
             import openvino
         except ModuleNotFoundError:
             raise RuntimeError("OpenVINO is not installed; pip install -e '.[bench]'") from None
-        options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+        }
         request = openvino.Core().compile_model(bench.served(), "CPU", options).create_infer_request()
         return lambda: request.infer({"image": pictures}, share_inputs=True)["logits"]
 

@@ -1,4 +1,5 @@
-"""The networks of benchmarks/engine.py: in PyTorch, and every file made of them, exported on first use into build/bench/models/<name>/<version>."""
+"""The networks of benchmarks/engine.py: in PyTorch, and every file made of them, exported on first use into
+build/bench/models/<name>/<version>."""
 
 from __future__ import annotations
 
@@ -26,7 +27,11 @@ from service.engine import Device, Engine
 from service.repository import embedded, find, names
 
 SCRATCH = Path(__file__).parents[1] / "build" / "bench" / "models"
-VARIANTS = {"tiny": "pacavit_tiny_p2cconv_100_0", "small": "pacavit_small_p2cconv_100_0", "base": "pacavit_base_p2cconv_100_0"}
+VARIANTS = {
+    "tiny": "pacavit_tiny_p2cconv_100_0",
+    "small": "pacavit_small_p2cconv_100_0",
+    "base": "pacavit_base_p2cconv_100_0",
+}
 NAMES = ("embedded", *VARIANTS)
 CALIBRATION = 100  # pictures of the training pack, half of which calibrate
 
@@ -44,7 +49,9 @@ class Bench:
             loaded = load(files.model.parent / "model.safetensors")
             self._model, self._file = loaded.model.eval(), files.model
             self._labels = loaded.labels or numbered(loaded.model.config.num_classes)
-            self.folder = SCRATCH / name / loaded.sha256[:8]  # another model another day must not be taken for this one
+            self.folder = (
+                SCRATCH / name / loaded.sha256[:8]
+            )  # another model another day must not be taken for this one
         else:
             torch.manual_seed(0)
             self._model, self._file = create(VARIANTS[name]).eval(), None
@@ -67,7 +74,9 @@ class Bench:
     def normalised(self, pictures: np.ndarray) -> np.ndarray:
         """(B, 3, H, W) float32."""
         c = self.config
-        return Preprocessing((c.image_size, c.image_size), c.resize, c.crop, c.interpolation, c.mean, c.std).to_float(pictures)
+        return Preprocessing(
+            (c.image_size, c.image_size), c.resize, c.crop, c.interpolation, c.mean, c.std
+        ).to_float(pictures)
 
     def expected(self, pictures: np.ndarray) -> np.ndarray:
         """PyTorch's logits (B, K)."""
@@ -82,24 +91,40 @@ class Bench:
 
     def plain(self) -> Path:
         """The module as it is: no lowering, attention as products and a softmax."""
-        return self._made(self.folder / "plain.onnx", lambda path: onnx.save(trace(self._model, attention=attend_explicit, lowered=False), path))
+        return self._made(
+            self.folder / "plain.onnx",
+            lambda path: onnx.save(trace(self._model, attention=attend_explicit, lowered=False), path),
+        )
 
     def decomposed(self) -> Path:
         """Our lowering, attention as products and a softmax."""
-        return self._made(self.folder / "decomposed.onnx", lambda path: onnx.save(trace(self._model, attention=attend_explicit), path))
+        return self._made(
+            self.folder / "decomposed.onnx",
+            lambda path: onnx.save(trace(self._model, attention=attend_explicit), path),
+        )
 
     def fp16(self) -> Path:
         return self._made(self.folder / "model.fp16.onnx", lambda path: self._reduce(path, "fp16"))
 
     def int8(self) -> Path:
-        """The artifact in 8 bits, calibrated on photos of the training pack: the embedded model through the exporter and its checks; random weights, whose
-        classes are nearly tied, need to agree with float32 less often."""
-        return self._made(self.folder / "model.int8.onnx", self._random_int8 if self._file is None else lambda path: self._reduce(path, "int8"))
+        """The artifact in 8 bits, calibrated on photos of the training pack: the embedded model through the
+        exporter and its checks; random weights, whose classes are nearly tied, need to agree with float32
+        less often."""
+        return self._made(
+            self.folder / "model.int8.onnx",
+            self._random_int8 if self._file is None else lambda path: self._reduce(path, "int8"),
+        )
 
     def _random_int8(self, path: Path) -> None:
         served = self.served()
-        pictures = read_pictures(calibration_photos(path.parent / "calibration"), Engine(served, Device("cpu")).manifest.preprocessing)
-        onnx.save(to_int8(onnx.load(served), pictures, lambda text: print(text, file=sys.stderr), wanted=0.9).model, path)
+        pictures = read_pictures(
+            calibration_photos(path.parent / "calibration"),
+            Engine(served, Device("cpu")).manifest.preprocessing,
+        )
+        onnx.save(
+            to_int8(onnx.load(served), pictures, lambda text: print(text, file=sys.stderr), wanted=0.9).model,
+            path,
+        )
 
     def _export(self, path: Path) -> ExportReport:
         return export_model(Source(self._model, self.name, self._labels), path, with_explain=False)
@@ -107,7 +132,9 @@ class Bench:
     def _reduce(self, path: Path, precision: str) -> None:
         photos = calibration_photos(path.parent / "calibration") if precision == "int8" else None
         request = Request(self.config.name, precision=precision, calibration=photos, out=path)
-        reduce_precision(self._export(path.with_name("float.onnx")), request, lambda text: print(text, file=sys.stderr))
+        reduce_precision(
+            self._export(path.with_name("float.onnx")), request, lambda text: print(text, file=sys.stderr)
+        )
 
     def _made(self, path: Path, make: Callable[[Path], object]) -> Path:
         if not path.exists():

@@ -1,14 +1,21 @@
-"""What an explanation costs beside a classification: the model's CPU time, the drawing, the bytes of the answer, and memory over many calls.
+"""What an explanation costs beside a classification: the model's CPU time, the drawing, the bytes of the
+answer, and memory over many calls.
 
-    python benchmarks/explain_cost.py                 everything, with 10,000 calls for memory (about five minutes)
+    python benchmarks/explain_cost.py                 everything, with 10,000 calls for memory (about five
+                                                      minutes)
     python benchmarks/explain_cost.py --calls 200     a quick look
 
-model     CPU time of one picture on one thread, runs interleaved, medians: /classify, `cam`, and the default (`focus`, one target)
-drawing   wall time on one thread: one overlay at 224 and at 1024 px (WebP), the five strongest clusters together, medians
-answer    bytes of POST /explain for the photo at 224 px, without and with cluster pictures, from a real server
-memory    growth of that server's resident set between one tenth of the calls and all of them, every kind of /explain in turn
+model     CPU time of one picture on one thread, runs interleaved, medians: /classify, `cam`, and the default
+          (`focus`, one target)
+drawing   wall time on one thread: one overlay at 224 and at 1024 px (WebP), the five strongest clusters
+          together, medians
+answer    bytes of POST /explain for the photo at 224 px, without and with cluster pictures, from a real
+          server
+memory    growth of that server's resident set between one tenth of the calls and all of them, every kind of
+          /explain in turn
 
-Whether explanations are true is `explain.py`'s question. The photo is scikit-learn's china.jpg; no data folder is needed.
+Whether explanations are true is `explain.py`'s question. The photo is scikit-learn's china.jpg; no data
+folder is needed.
 """
 
 from __future__ import annotations
@@ -36,11 +43,19 @@ from service.geometry import Window
 from service.render import Canvas, fit
 
 REPEATS = 150
-KINDS = ({}, {"method": "cam", "contrast": "runner_up"}, {"method": "fine", "render": "mask"}, {"method": "grouping"}, {"arrays": "f16", "size": 224})
+KINDS = (
+    {},
+    {"method": "cam", "contrast": "runner_up"},
+    {"method": "fine", "render": "mask"},
+    {"method": "grouping"},
+    {"arrays": "f16", "size": 224},
+)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--calls", type=int, default=10_000)
     parser.add_argument("--save", action="store_true")
     asked = parser.parse_args()
@@ -70,9 +85,13 @@ def model_and_drawing(photo: np.ndarray) -> list[Row]:
     def focus() -> tuple[np.ndarray, np.ndarray]:
         out = engine.run(tensor[None], ("tokens", "features", clusters))
         weights = explain.question(len(manifest.labels), int(out.logits[0].argmax()))
-        evidence = explain.contributions(out.arrays["tokens"][0], manifest.stages[-1].grid, engine.head, weights)
+        evidence = explain.contributions(
+            out.arrays["tokens"][0], manifest.stages[-1].grid, engine.head, weights
+        )
         found = gradients.run(out.arrays["features"], weights[None])
-        return explain.focus(evidence, explain.stage_maps({name: values[0] for name, values in found.items()})), out.arrays[clusters][0]
+        return explain.focus(
+            evidence, explain.stage_maps({name: values[0] for name, values in found.items()})
+        ), out.arrays[clusters][0]
 
     cost = _interleaved({"classify": classify, "cam": cam, "focus (default)": focus}, time.thread_time)
     rows: list[Row] = [_row("model", name, "ms CPU", ms, ms / cost["classify"]) for name, ms in cost.items()]
@@ -84,8 +103,14 @@ def model_and_drawing(photo: np.ndarray) -> list[Row]:
         for view in views:
             small.overlay(view.values)
 
-    drawn = {"overlay 224 px": lambda: small.overlay(heat), "overlay 1024 px": lambda: large.overlay(heat), "five clusters 224 px": five}
-    return rows + [_row("drawing", name, "ms", ms) for name, ms in _interleaved(drawn, time.perf_counter).items()]
+    drawn = {
+        "overlay 224 px": lambda: small.overlay(heat),
+        "overlay 1024 px": lambda: large.overlay(heat),
+        "five clusters 224 px": five,
+    }
+    return rows + [
+        _row("drawing", name, "ms", ms) for name, ms in _interleaved(drawn, time.perf_counter).items()
+    ]
 
 
 async def answers(jpeg: bytes, calls: int) -> list[Row]:

@@ -1,11 +1,14 @@
-"""Do other people's libraries find the same numbers? Two baselines against Captum, two measures against Quantus, on the same pictures and maps.
+"""Do other people's libraries find the same numbers? Two baselines against Captum, two measures against
+Quantus, on the same pictures and maps.
 
-    pip install --no-deps --target LIBS captum quantus tqdm matplotlib contourpy cycler fonttools kiwisolver pyparsing python-dateutil pandas \\
+    pip install --no-deps --target LIBS captum quantus tqdm matplotlib contourpy cycler fonttools kiwisolver
+    pyparsing python-dateutil pandas \\
         opencv-python-headless
     PYTHONPATH=LIBS python benchmarks/explain_crosscheck.py
 
-A folder of their own and --no-deps, because both would bring another PyTorch. `largest difference` is over pictures (and cells), relative
-to the largest number. The measures run on maps of the default method; --model, --checkpoint and --data as in `benchmarks/explain.py`.
+A folder of their own and --no-deps, because both would bring another PyTorch. `largest difference` is over
+pictures (and cells), relative to the largest number. The measures run on maps of the default method; --model,
+--checkpoint and --data as in `benchmarks/explain.py`.
 """
 
 from __future__ import annotations
@@ -33,18 +36,26 @@ try:
     import quantus
     from captum.attr import InputXGradient, IntegratedGradients
 except ModuleNotFoundError as missing:
-    raise SystemExit(f"{missing.name} is not installed; this file's first lines say how to install Captum and Quantus beside PyTorch") from None
+    raise SystemExit(
+        f"{missing.name} is not installed; this file's first lines say how to install Captum and Quantus "
+        "beside PyTorch"
+    ) from None
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", type=Path, default=None)
     parser.add_argument("--checkpoint", type=Path, default=None)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("PACA_DATA", "data")))
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--save", action="store_true")
     asked = parser.parse_args()
-    path = asked.model or repository.find(repository.embedded(), repository.names(repository.embedded())[0]).model
+    path = (
+        asked.model
+        or repository.find(repository.embedded(), repository.names(repository.embedded())[0]).model
+    )
     served = Served(path)
     reference = opened(served, asked.checkpoint or path.with_name("model.safetensors"))
     torch.set_num_threads(1)
@@ -54,7 +65,9 @@ def main() -> None:
 
     image, targets = reference.image(stack), torch.from_numpy(labels)
     by_captum = {
-        "input x gradient": InputXGradient(reference.model).attribute(image.clone().requires_grad_(True), target=targets),
+        "input x gradient": InputXGradient(reference.model).attribute(
+            image.clone().requires_grad_(True), target=targets
+        ),
         "integrated gradients 16": IntegratedGradients(reference.model).attribute(
             image, baselines=0, target=targets, n_steps=STEPS, method="riemann_middle", internal_batch_size=16
         ),
@@ -65,7 +78,11 @@ def main() -> None:
     }
     lines = [
         _line(
-            name, "Captum", own[name], [metrics.sums(value.sum(0).detach().numpy(), cells) for value in by_captum[name]], lambda a: np.abs(a).mean()
+            name,
+            "Captum",
+            own[name],
+            [metrics.sums(value.sum(0).detach().numpy(), cells) for value in by_captum[name]],
+            lambda a: np.abs(a).mean(),
         )
         for name in own
     ]
@@ -86,7 +103,10 @@ def main() -> None:
             "energy in box",
             "Quantus",
             [np.array(metrics.energy(m, r)) for m, r in zip(maps, regions, strict=True)],
-            [np.array(v) for v in quantus.AttributionLocalisation(positive_attributions=True, **how)(**batch)],
+            [
+                np.array(v)
+                for v in quantus.AttributionLocalisation(positive_attributions=True, **how)(**batch)
+            ],
             np.mean,
         ),
         _line(
@@ -100,7 +120,13 @@ def main() -> None:
     card.finish("explain_crosscheck", lines, save=asked.save, model=served.engine.sha256, photos=len(photos))
 
 
-def _line(name: str, library: str, ours: list[np.ndarray], theirs: list[np.ndarray], digest: Callable[[np.ndarray], float]) -> dict[str, object]:
+def _line(
+    name: str,
+    library: str,
+    ours: list[np.ndarray],
+    theirs: list[np.ndarray],
+    digest: Callable[[np.ndarray], float],
+) -> dict[str, object]:
     a, b = np.stack(ours).astype(np.float64), np.stack(theirs).astype(np.float64)
     return {
         "quantity": name,

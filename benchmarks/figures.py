@@ -1,7 +1,9 @@
-"""Rewrites every number that the docs quote from benchmarks/results/*.json, the settings table, and the README's picture: `make figures`.
+"""Rewrites every number that the docs quote from benchmarks/results/*.json, the settings table, and the
+README's picture: `make figures`.
 
-A document holds `<!-- figure:NAME column,column -->` ... `<!-- /figure -->`; what stands between is replaced by a Markdown table of that result's rows,
-with the command, machine and date under it. Nothing is measured here but the picture; `make bench` makes the results.
+A document holds `<!-- figure:NAME column,column -->` ... `<!-- /figure -->`; what stands between is replaced
+by a Markdown table of that result's rows, with the command, machine and date under it. Nothing is measured
+here but the picture; `make bench` makes the results.
 """
 
 from __future__ import annotations
@@ -36,7 +38,10 @@ def render(name: str, columns: str | None) -> str:
     lines = ["| " + " | ".join(keys) + " |", "|" + "---|" * len(keys)]
     lines += ["| " + " | ".join(cell(row.get(key)) for key in keys) + " |" for row in rows]
     card = result["machine"]
-    lines.append(f"\n`{result['command']}`, {result['date']}, {card['processor']}, {card['cores']} cores ({', '.join(card['instructions'])}).")
+    lines.append(
+        f"\n`{result['command']}`, {result['date']}, {card['processor']}, {card['cores']} cores "
+        f"({', '.join(card['instructions'])})."
+    )
     return "\n".join(lines) + "\n"
 
 
@@ -44,18 +49,31 @@ def settings() -> str:
     """Every PACA_* variable as a Markdown table, from the one class that reads them."""
     lines = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        default = "the embedded repository" if name == "models" else field.get_default(call_default_factory=True)
-        shown = "" if default is None or default == [] else f"`{default}`" if default != "the embedded repository" else default
+        default = (
+            "the embedded repository" if name == "models" else field.get_default(call_default_factory=True)
+        )
+        shown = (
+            ""
+            if default is None or default == []
+            else f"`{default}`"
+            if default != "the embedded repository"
+            else default
+        )
         lines.append(f"| `PACA_{name.upper()}` | {shown} | {field.description} |")
     return "\n".join(lines) + "\n"
 
 
 def documents() -> list[Path]:
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "service" / "models").rglob("README.md"))]
+    return [
+        ROOT / "README.md",
+        *sorted((ROOT / "docs").glob("*.md")),
+        *sorted((ROOT / "service" / "models").rglob("README.md")),
+    ]
 
 
 async def picture() -> tuple[bytes, str]:
-    """The README's picture: photo, overlay and the three strongest clusters side by side; and what the model answered."""
+    """The README's picture: photo, overlay and the three strongest clusters side by side; and what the model
+    answered."""
     from sklearn.datasets import load_sample_image
 
     photo = load_sample_image("china.jpg")
@@ -66,7 +84,10 @@ async def picture() -> tuple[bytes, str]:
     await predictor.close()
     (explanation,) = answer.explanations
     overlay = explanation.images["overlay"]
-    panels = [Image.fromarray(photo).resize((overlay.width, overlay.height), Image.Resampling.BICUBIC), Image.open(io.BytesIO(overlay.data))]
+    panels = [
+        Image.fromarray(photo).resize((overlay.width, overlay.height), Image.Resampling.BICUBIC),
+        Image.open(io.BytesIO(overlay.data)),
+    ]
     panels += [Image.open(io.BytesIO(c.overlay.data)) for c in explanation.clusters if c.overlay]
     small = [p.resize((overlay.width * 2 // 3, overlay.height * 2 // 3)) for p in panels[2:]]
     width = 2 * overlay.width + 8
@@ -80,8 +101,10 @@ async def picture() -> tuple[bytes, str]:
     sheet.save(out, "WEBP", quality=82)
     best = ", ".join(f"{p.label} {p.score:.2f}" for p in answer.predictions[:3])
     caption = (
-        f"The embedded model on a photo of a pagoda (china.jpg of scikit-learn, by danielbuechele, CC BY 2.0): **{best}**. Above right: where the evidence for "
-        f"“{explanation.target.label if explanation.target else ''}” lies; below: its three strongest clusters."
+        "The embedded model on a photo of a pagoda (china.jpg of scikit-learn, by danielbuechele, CC BY "
+        f"2.0): **{best}**. Above right: where the evidence for "
+        f"“{explanation.target.label if explanation.target else ''}” lies; below: its three strongest "
+        "clusters."
     )
     return out.getvalue(), caption
 
@@ -90,12 +113,22 @@ def main() -> None:
     image, caption = asyncio.run(picture())
     (ROOT / "docs" / "images" / "overlay.webp").write_bytes(image)
     readme = ROOT / "README.md"
-    text = re.sub(r"(<!-- picture-caption -->).*?(<!-- /picture-caption -->)", lambda m: f"{m[1]}\n{caption}\n{m[2]}", readme.read_text(), flags=re.S)
+    text = re.sub(
+        r"(<!-- picture-caption -->).*?(<!-- /picture-caption -->)",
+        lambda m: f"{m[1]}\n{caption}\n{m[2]}",
+        readme.read_text(),
+        flags=re.S,
+    )
     readme.write_text(text)
     for path in documents():
         before = path.read_text(encoding="utf-8")
         after = MARKER.sub(lambda m: m[1] + render(m[2], m[3]) + m[4], before)
-        after = re.sub(r"(<!-- settings -->\n).*?(<!-- /settings -->)", lambda m: m[1] + settings() + m[2], after, flags=re.S)
+        after = re.sub(
+            r"(<!-- settings -->\n).*?(<!-- /settings -->)",
+            lambda m: m[1] + settings() + m[2],
+            after,
+            flags=re.S,
+        )
         if after != before:
             path.write_text(after, encoding="utf-8")
             print(f"rewrote {path.relative_to(ROOT)}", file=sys.stderr)

@@ -1,12 +1,15 @@
-"""How many cores for how many requests a second: a small cost model that must first predict this machine's own throughput.
+"""How many cores for how many requests a second: a small cost model that must first predict this machine's
+own throughput.
 
     python benchmarks/plan.py [--rate 100 --rate 10000] [--seconds 3] [--save]
 
-Measured as CPU milliseconds of one request, never as throughput: the common loop (decode, preprocess, run) alone on a core and on two at once, what the
-server adds, what HAProxy adds, what the load generator adds; the last three with the embedded model only. From these follow the throughput of one replica
-(a core of its own, the balancer and the generator on the other) and of two (one a core, balancer and generator sharing both), which are then measured: the
-model has to be within 15 % before its plan is worth printing. The plan fills cores to 70 %, where the open loop of docs/performance.md still answers in
-time, and adds one machine as a spare. Needs two cores, HAProxy and HTTP on the loopback only.
+Measured as CPU milliseconds of one request, never as throughput: the common loop (decode, preprocess, run)
+alone on a core and on two at once, what the server adds, what HAProxy adds, what the load generator adds; the
+last three with the embedded model only. From these follow the throughput of one replica (a core of its own,
+the balancer and the generator on the other) and of two (one a core, balancer and generator sharing both),
+which are then measured: the model has to be within 15 % before its plan is worth printing. The plan fills
+cores to 70 %, where the open loop of docs/performance.md still answers in time, and adds one machine as a
+spare. Needs two cores, HAProxy and HTTP on the loopback only.
 """
 
 from __future__ import annotations
@@ -48,8 +51,8 @@ listen paca
 
 @dataclass(frozen=True)
 class Costs:
-    """CPU milliseconds of one request. loop: by model, alone on the machine; crowded: the same while every core runs one; server, balancer, client: what
-    each adds. memory: MiB of a replica by model."""
+    """CPU milliseconds of one request. loop: by model, alone on the machine; crowded: the same while every
+    core runs one; server, balancer, client: what each adds. memory: MiB of a replica by model."""
 
     loop: dict[str, float]
     crowded: dict[str, float]
@@ -72,7 +75,8 @@ class Costs:
 
 
 def loops(bench: Bench, model: Path) -> tuple[float, float]:
-    """Milliseconds of an iteration of the common loop: on one core while the other is idle, and on two at once."""
+    """Milliseconds of an iteration of the common loop: on one core while the other is idle, and on two at
+    once."""
     pair = [Loop(bench, model, core) for core in CORES[:2]]
     alone, both = [], []
     for _ in range(3):
@@ -92,24 +96,40 @@ def balanced(replicas: list[Server], bench: Bench, on: list[int]) -> Iterator[tu
     config = bench.folder / "haproxy.cfg"
     servers = "\n".join(f"  server s{i} 127.0.0.1:{replica.port}" for i, replica in enumerate(replicas))
     config.write_text(HAPROXY.format(port=port, servers=servers))
-    with Server([str(shutil.which("haproxy")), "-q", "-db", "-f", str(config)], {}, port, on, bench.folder / "logs" / "haproxy.log") as balancer:
+    with Server(
+        [str(shutil.which("haproxy")), "-q", "-db", "-f", str(config)],
+        {},
+        port,
+        on,
+        bench.folder / "logs" / "haproxy.log",
+    ) as balancer:
         message = request(port, PATH, bench.photo.read_bytes())
         yield balancer.wait(lambda: exchange(port, message)[0] == 200), message
 
 
 def replicated(bench: Bench, model: Path, count: int) -> tuple[Cell, float, float, float]:
-    """(cell, and the CPU milliseconds a request of the replicas, the balancer and the client) with `count` replicas, each on a core of its own."""
+    """(cell, and the CPU milliseconds a request of the replicas, the balancer and the client) with `count`
+    replicas, each on a core of its own."""
     with contextlib.ExitStack() as stack:
-        replicas = [stack.enter_context(started(ours(), bench, model, core=core))[0] for core in CORES[:count]]
-        balancer, message = stack.enter_context(balanced(replicas, bench, CORES[1:2] if count == 1 else CORES[:2]))
+        replicas = [
+            stack.enter_context(started(ours(), bench, model, core=core))[0] for core in CORES[:count]
+        ]
+        balancer, message = stack.enter_context(
+            balanced(replicas, bench, CORES[1:2] if count == 1 else CORES[:2])
+        )
         os.sched_setaffinity(0, CORES[1:2] if count == 1 else CORES[:2])
         closed(balancer, message, connections=CONNECTIONS, seconds=1)
         before, client = sum(r.cpu_seconds() for r in replicas), time.process_time()
         cell = closed(balancer, message, connections=CONNECTIONS, seconds=2 * bench.seconds, warm_up=0)
-        client = time.process_time() - client  # before looking at the replicas' processes, which costs the client's time
+        client = (
+            time.process_time() - client
+        )  # before looking at the replicas' processes, which costs the client's time
         spent = sum(r.cpu_seconds() for r in replicas) - before
         if cell.errors:
-            sys.exit(f"{cell.errors} requests to {count} replica(s) were not answered 200: see {bench.folder / 'logs'}")
+            sys.exit(
+                f"{cell.errors} requests to {count} replica(s) were not answered 200: see "
+                f"{bench.folder / 'logs'}"
+            )
         answers = cell.rate * 2 * bench.seconds
         return cell, 1000 * spent / answers, cell.cpu_ms, 1000 * client / answers
 
@@ -125,10 +145,21 @@ def measure(bench: Bench) -> tuple[Costs, list[Row]]:
     costs = Costs(loop, crowded, server - loop["embedded"], balancer, client, memory)
     rows: list[Row] = []
     for name, model in bench.models.items():
-        measured = {1: embedded if name == "embedded" else replicated(bench, model, 1)[0], 2: replicated(bench, model, 2)[0]}
+        measured = {
+            1: embedded if name == "embedded" else replicated(bench, model, 1)[0],
+            2: replicated(bench, model, 2)[0],
+        }
         for count, predicted in ((1, costs.one(name)), (2, costs.two(name))):
             off = predicted / measured[count].rate - 1
-            rows.append({"model": name, "replicas": count, "predicted/s": predicted, "measured/s": measured[count].rate, "off %": 100 * off})
+            rows.append(
+                {
+                    "model": name,
+                    "replicas": count,
+                    "predicted/s": predicted,
+                    "measured/s": measured[count].rate,
+                    "off %": 100 * off,
+                }
+            )
     return costs, rows
 
 
@@ -153,8 +184,15 @@ def plan(costs: Costs, rates: list[float], machine: int, photo: int) -> list[Row
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rate", type=float, action="append", help="requests a second to plan for; repeatable (100 and 10000)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        action="append",
+        help="requests a second to plan for; repeatable (100 and 10000)",
+    )
     parser.add_argument("--machine", type=int, default=16, help="cores of one machine")
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--save", action="store_true")
@@ -164,12 +202,23 @@ def main() -> None:
     bench = Bench(bench_models(("tiny", "embedded")), SCRATCH, asked.seconds)
     costs, rows = measure(bench)
     os.sched_setaffinity(0, CORES)
-    notes = {"server adds ms": costs.server, "HAProxy adds ms": costs.balancer, "client adds ms": costs.client}
+    notes = {
+        "server adds ms": costs.server,
+        "HAProxy adds ms": costs.balancer,
+        "client adds ms": costs.client,
+    }
     finish("plan_check", rows, save=asked.save, **{name: round(value, 3) for name, value in notes.items()})
     worst = max(abs(float(str(row["off %"]))) for row in rows)
     if worst > 100 * TOLERANCE:
-        sys.exit(f"the prediction is up to {worst:.0f} % off, more than {TOLERANCE:.0%}: is the machine busy? No plan is printed.")
-    finish("plan", plan(costs, asked.rate or [100, 10_000], asked.machine, len(bench.photo.read_bytes())), save=asked.save)
+        sys.exit(
+            f"the prediction is up to {worst:.0f} % off, more than {TOLERANCE:.0%}: is the machine busy? No "
+            "plan is printed."
+        )
+    finish(
+        "plan",
+        plan(costs, asked.rate or [100, 10_000], asked.machine, len(bench.photo.read_bytes())),
+        save=asked.save,
+    )
 
 
 if __name__ == "__main__":

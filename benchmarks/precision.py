@@ -1,9 +1,11 @@
-"""What smaller number formats cost in accuracy: the embedded model in float16 and 8 bits against float32, on the whole validation pack.
+"""What smaller number formats cost in accuracy: the embedded model in float16 and 8 bits against float32, on
+the whole validation pack.
 
     python benchmarks/precision.py [--limit N] [--save]
 
-Both are exported from the embedded checkpoint, int8 calibrated on photos of the training pack; all three run through the server's engine.
-`points lost`: top-1 of float32 minus that of the row, in percentage points; asked of int8: at most 0.5. Needs the packs in $PACA_DATA.
+Both are exported from the embedded checkpoint, int8 calibrated on photos of the training pack; all three run
+through the server's engine. `points lost`: top-1 of float32 minus that of the row, in percentage points;
+asked of int8: at most 0.5. Needs the packs in $PACA_DATA.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ BATCH = 8
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--limit", type=int, default=None, help="only so many pictures, spread over the pack")
     parser.add_argument("--save", action="store_true")
     asked = parser.parse_args()
@@ -48,13 +52,24 @@ def main() -> None:
             "points lost": 100 * (top1["fp32"] - top1[name]),
             "same class as fp32 %": 100 * float(np.mean(found.argmax(1) == logits["fp32"].argmax(1))),
             "largest change of a logit": float(np.abs(found - logits["fp32"]).max()),
-            "left in float": ", ".join(Engine(files[name], Device("cpu")).manifest.verification.get("kept_float", ())) or "-",
+            "left in float": ", ".join(
+                Engine(files[name], Device("cpu")).manifest.verification.get("kept_float", ())
+            )
+            or "-",
         }
         for name, found in logits.items()
     ]
     lost = 100 * (top1["fp32"] - top1["int8"])
     verdict = f"int8 loses {lost:.2f} points, asked at most {ASKED}: {'met' if lost <= ASKED else 'missed'}"
-    finish("precision", rows, save=asked.save, seconds=round(time.monotonic() - began), pictures=len(pictures), model=manifest.name, verdict=verdict)
+    finish(
+        "precision",
+        rows,
+        save=asked.save,
+        seconds=round(time.monotonic() - began),
+        pictures=len(pictures),
+        model=manifest.name,
+        verdict=verdict,
+    )
 
 
 def answers(path: Path, images: np.ndarray) -> np.ndarray:

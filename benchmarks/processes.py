@@ -1,6 +1,8 @@
-"""A server under measurement: started on a core of its own, waited for, its CPU time and memory counted over every process it has.
+"""A server under measurement: started on a core of its own, waited for, its CPU time and memory counted over
+every process it has.
 
-`pause` stops a server that is not being measured, so that several can stand ready on one core without disturbing each other. What is sent is `traffic`'s.
+`pause` stops a server that is not being measured, so that several can stand ready on one core without
+disturbing each other. What is sent is `traffic`'s.
 """
 
 from __future__ import annotations
@@ -33,9 +35,12 @@ def free_port() -> int:
 
 
 class Server:
-    """One server with all its processes, pinned to `on` cores. A context manager: leaving it stops everything that was started."""
+    """One server with all its processes, pinned to `on` cores. A context manager: leaving it stops everything
+    that was started."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], port: int, on: Sequence[int], log: Path) -> None:
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], port: int, on: Sequence[int], log: Path
+    ) -> None:
         self.port, self.log, self._mark = port, log, secrets.token_hex(8)
         self.started = time.monotonic()
         self.seconds_to_ready = float("nan")
@@ -57,8 +62,8 @@ class Server:
         self.stop()
 
     def wait(self, answers: Callable[[], bool], seconds: float = 150, refusals: int = 200) -> Self:
-        """Until `answers()`; notes how long after the start that was, the first time. RuntimeError with the log's end where the server died, took too long or
-        refused too often."""
+        """Until `answers()`; notes how long after the start that was, the first time. RuntimeError with the
+        log's end where the server died, took too long or refused too often."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and self._root.poll() is None and refusals:
             with suppress(OSError, EOFError, ValueError, IndexError):
@@ -68,10 +73,13 @@ class Server:
                     return self
                 refusals -= 1
             time.sleep(0.05)
-        raise RuntimeError(f"the server does not answer; its log ends with:\n{self.log.read_text(errors='replace')[-3000:]}")
+        raise RuntimeError(
+            f"the server does not answer; its log ends with:\n{self.log.read_text(errors='replace')[-3000:]}"
+        )
 
     def members(self) -> list[psutil.Process]:
-        """Every process of this server: the one started, its descendants, and those that left the family but carry its mark."""
+        """Every process of this server: the one started, its descendants, and those that left the family but
+        carry its mark."""
         found: dict[int, psutil.Process] = {}
         with suppress(psutil.NoSuchProcess):
             root = psutil.Process(self._root.pid)
@@ -93,7 +101,8 @@ class Server:
         return total
 
     def memory(self, kind: str = "pss") -> float:
-        """MiB of RAM over all its processes. kind: pss (pages shared between processes counted once) or rss (counted in each)."""
+        """MiB of RAM over all its processes. kind: pss (pages shared between processes counted once) or rss
+        (counted in each)."""
         total = 0
         for process in self.members():
             try:

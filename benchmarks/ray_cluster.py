@@ -1,12 +1,14 @@
-"""The Ray Serve deployment on a local cluster of two nodes: what is lost when a replica is killed, when a node is killed, and in a rolling redeploy.
+"""The Ray Serve deployment on a local cluster of two nodes: what is lost when a replica is killed, when a
+node is killed, and in a rolling redeploy.
 
     python -m venv ray && ray/bin/pip install -c constraints.txt '.[cpu,ray]' httpx psutil
     ray/bin/python benchmarks/ray_cluster.py PHOTOS [--requests 1000] [--kills 3] [--callers 4] [--save]
 
-PHOTOS is a folder of pictures. The two nodes are processes of this machine (`ray.cluster_utils`), each with room for one replica; the HTTP proxy and
-Ray's controller live on the first. Ray's own proxy, or its HAProxy with RAY_SERVE_ENABLE_HA_PROXY=1. A request counts as lost when it was not answered
-200 at the first attempt; clients that ask again (examples/paca_client.py) lose none of those answered 503. Wants ray and 3 GB of memory; opens loopback
-ports only.
+PHOTOS is a folder of pictures. The two nodes are processes of this machine (`ray.cluster_utils`), each with
+room for one replica; the HTTP proxy and Ray's controller live on the first. Ray's own proxy, or its HAProxy
+with RAY_SERVE_ENABLE_HA_PROXY=1. A request counts as lost when it was not answered 200 at the first attempt;
+clients that ask again (examples/paca_client.py) lose none of those answered 503. Wants ray and 3 GB of
+memory; opens loopback ports only.
 """
 
 from __future__ import annotations
@@ -22,7 +24,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(Path(__file__).parents[1])}
+os.environ |= {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "PYTHONPATH": str(Path(__file__).parents[1]),
+}
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import httpx
@@ -42,7 +48,8 @@ NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 
 
 class Load:
-    """Callers that ask /classify one after the other until stopped; every fate, with what was going on when it came."""
+    """Callers that ask /classify one after the other until stopped; every fate, with what was going on when
+    it came."""
 
     def __init__(self, photos: list[bytes], callers: int) -> None:
         self.phase = PHASES[0]
@@ -80,7 +87,11 @@ class Load:
 
 def replicas() -> list[int]:
     """Process ids of the deployment's replicas, youngest last."""
-    found = [process for process in psutil.Process().children(recursive=True) if "".join(process.cmdline()).startswith("ray::ServeReplica")]
+    found = [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if "".join(process.cmdline()).startswith("ray::ServeReplica")
+    ]
     return [process.pid for process in sorted(found, key=lambda process: process.create_time())]
 
 
@@ -99,7 +110,9 @@ def until(condition: Callable[[], bool], seconds: float = 240) -> float:
     return time.monotonic() - began
 
 
-def scenario(cluster: Cluster, deploy: Callable[[], object], load: Load, requests: int, kills: int) -> dict[str, float]:
+def scenario(
+    cluster: Cluster, deploy: Callable[[], object], load: Load, requests: int, kills: int
+) -> dict[str, float]:
     """Puts the load through every fault; seconds until both replicas ran again, the slowest of each kind."""
     took: dict[str, float] = {}
 
@@ -134,7 +147,9 @@ def scenario(cluster: Cluster, deploy: Callable[[], object], load: Load, request
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("photos", type=Path)
     parser.add_argument("--requests", type=int, default=1000, help="at least, around each fault")
     parser.add_argument("--kills", type=int, default=3, help="of replicas")
@@ -155,13 +170,20 @@ def main() -> None:
             nonlocal generation
             generation += 1
             settings = {"env_vars": {"PACA_INSTANCES": "1", "PACA_GENERATION": str(generation)}}
-            serve.run(PaCa.options(num_replicas=2, ray_actor_options={"num_cpus": 1, "runtime_env": settings}).bind(), route_prefix="/")
+            serve.run(
+                PaCa.options(
+                    num_replicas=2, ray_actor_options={"num_cpus": 1, "runtime_env": settings}
+                ).bind(),
+                route_prefix="/",
+            )
 
         deploy()
         load = Load(photos, asked.callers)
         callers = threading.Thread(target=lambda: asyncio.run(load.run()), daemon=True)
         callers.start()
-        took = scenario(cluster, deploy, load, asked.requests, asked.kills)  # in the main thread, where alone Ray starts nodes
+        took = scenario(
+            cluster, deploy, load, asked.requests, asked.kills
+        )  # in the main thread, where alone Ray starts nodes
         load.stop()
         callers.join()
         load.enter("the end")
@@ -180,7 +202,13 @@ def main() -> None:
         }
         for phase, fates in load.fates.items()
     ]
-    finish("ray_cluster", rows, save=asked.save, ray=ray.__version__, proxy="HAProxy" if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") else "Python")
+    finish(
+        "ray_cluster",
+        rows,
+        save=asked.save,
+        ray=ray.__version__,
+        proxy="HAProxy" if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") else "Python",
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""How speed scales, below the server: parallel runs and threads, pictures a run, picture size with PaCa and with full attention, number of clusters.
+"""How speed scales, below the server: parallel runs and threads, pictures a run, picture size with PaCa and
+with full attention, number of clusters.
 
     python benchmarks/scaling.py [--rows instances,batch,size,clusters] [--seconds 1] [--save]
 
-Random weights (speed needs no others), PaCa-Tiny, the server's session options; medians of single runs, no decoding. "full" is the same network with
-clusters=0 in every stage, i.e. ordinary attention over all patches; both come from one file each that takes every size. A size whose attention scores of
-one block would take more than a quarter of the memory is not run and says so. Graphs are exported on first use into build/bench/.
+Random weights (speed needs no others), PaCa-Tiny, the server's session options; medians of single runs, no
+decoding. "full" is the same network with clusters=0 in every stage, i.e. ordinary attention over all patches;
+both come from one file each that takes every size. A size whose attention scores of one block would take more
+than a quarter of the memory is not run and says so. Graphs are exported on first use into build/bench/.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ CLUSTERS = (0, 25, 49, 100, 196, 400)
 def with_clusters(count: int) -> PaCaConfig:
     """PaCa-Tiny with `count` clusters in its first three stages; 0 = full attention everywhere."""
     config = variant(TINY)
-    stages = tuple(dataclasses.replace(stage, clusters=count if i < 3 else 0) for i, stage in enumerate(config.stages))
+    stages = tuple(
+        dataclasses.replace(stage, clusters=count if i < 3 else 0) for i, stage in enumerate(config.stages)
+    )
     return dataclasses.replace(config, stages=stages)
 
 
@@ -74,7 +78,9 @@ def instances(seconds: float) -> list[Row]:
         done: list[float] = []
         end = time.perf_counter() + 2 * seconds
 
-        def work(engine: Session = engine, feed: dict = feed, done: list[float] = done, end: float = end) -> None:
+        def work(
+            engine: Session = engine, feed: dict = feed, done: list[float] = done, end: float = end
+        ) -> None:
             engine.run(("logits",), feed)
             while not done or time.perf_counter() < end:
                 began = time.perf_counter()
@@ -88,7 +94,14 @@ def instances(seconds: float) -> list[Row]:
         for thread in parallel:
             thread.join()
         rate = (len(done) + count) / (time.perf_counter() - began)
-        rows.append({"runs at once": count, "threads each": threads, "ms a run": 1000 * statistics.median(done), "pictures/s": rate})
+        rows.append(
+            {
+                "runs at once": count,
+                "threads each": threads,
+                "ms a run": 1000 * statistics.median(done),
+                "pictures/s": rate,
+            }
+        )
         print(rows[-1], file=sys.stderr)
     return rows
 
@@ -96,8 +109,14 @@ def instances(seconds: float) -> list[Row]:
 def batch(seconds: float) -> list[Row]:
     """Pictures a run, one thread."""
     engine = session(graph(100), 1)
-    times = {size: median_ms(lambda size=size: engine.run(("logits",), pictures(size)), seconds) for size in BATCHES}
-    return [{"pictures a run": n, "ms a run": ms, "ms a picture": ms / n, "pictures/s": 1000 * n / ms} for n, ms in times.items()]
+    times = {
+        size: median_ms(lambda size=size: engine.run(("logits",), pictures(size)), seconds)
+        for size in BATCHES
+    }
+    return [
+        {"pictures a run": n, "ms a run": ms, "ms a picture": ms / n, "pictures/s": 1000 * n / ms}
+        for n, ms in times.items()
+    ]
 
 
 def size(seconds: float) -> list[Row]:
@@ -109,13 +128,19 @@ def size(seconds: float) -> list[Row]:
         patches = (side // 4) ** 2
         scores = 4 * with_clusters(0).stages[0].heads * patches**2
         ours = median_ms(lambda side=side: paca.run(("logits",), pictures(1, side)), seconds)
-        theirs = median_ms(lambda side=side: full.run(("logits",), pictures(1, side)), seconds) if scores < memory / 4 else None
+        theirs = (
+            median_ms(lambda side=side: full.run(("logits",), pictures(1, side)), seconds)
+            if scores < memory / 4
+            else None
+        )
         rows.append(
             {
                 "side": side,
                 "patches": patches,
                 "PaCa ms": ours,
-                "full attention ms": theirs if theirs else f"not run: {scores / 2**30:.0f} GiB of scores a block",
+                "full attention ms": theirs
+                if theirs
+                else f"not run: {scores / 2**30:.0f} GiB of scores a block",
                 "full / PaCa": theirs / ours if theirs else None,
                 "PaCa GMAC": macs(with_clusters(100), (side, side)) / 1e9,
                 "full GMAC": macs(with_clusters(0), (side, side)) / 1e9,
@@ -137,11 +162,18 @@ def clusters(seconds: float) -> list[Row]:
     return rows
 
 
-ROWS: dict[str, Callable[[float], Sequence[Row]]] = {"instances": instances, "batch": batch, "size": size, "clusters": clusters}
+ROWS: dict[str, Callable[[float], Sequence[Row]]] = {
+    "instances": instances,
+    "batch": batch,
+    "size": size,
+    "clusters": clusters,
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", default=",".join(ROWS))
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement, at least one run")
     parser.add_argument("--save", action="store_true")

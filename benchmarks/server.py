@@ -1,12 +1,16 @@
 """The server's speed: against the bare loop inside it, and against its peers.
 
-    python benchmarks/server.py limit               how much of the in-process loop's throughput reaches the socket
+    python benchmarks/server.py limit               how much of the in-process loop's throughput reaches the
+                                                    socket
     python benchmarks/server.py peers --setup       creates the environment of every peer under .peers/ (once)
-    python benchmarks/server.py tune                tries every setting of every peer; the best ones are used by:
-    python benchmarks/server.py peers               LitServe, BentoML, Ray Serve and mosec with the same model, photo and decode code
+    python benchmarks/server.py tune                tries every setting of every peer; the best ones are used
+                                                    by:
+    python benchmarks/server.py peers               LitServe, BentoML, Ray Serve and mosec with the same
+                                                    model, photo and decode code
 
-Servers run on the first core, the load generator on the last. Each prints a table, the machine and one JSON line; --save keeps them for the docs. Models:
-the embedded one, and PaCa-Tiny at 224 px with random weights (speed needs no others), exported on first use. --rounds and --seconds scale the time taken.
+Servers run on the first core, the load generator on the last. Each prints a table, the machine and one JSON
+line; --save keeps them for the docs. Models: the embedded one, and PaCa-Tiny at 224 px with random weights
+(speed needs no others), exported on first use. --rounds and --seconds scale the time taken.
 """
 
 from __future__ import annotations
@@ -35,7 +39,9 @@ TINY = "pacavit_tiny_p2cconv_100_0"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("limit", "tune", "peers"))
     parser.add_argument("--setup", action="store_true", help="only create the peers' environments")
     parser.add_argument("--rounds", type=int, default=5)
@@ -47,7 +53,9 @@ def main() -> None:
         contenders.setup()
         return
     if asked.what != "limit" and (absent := contenders.missing()):
-        parser.error(f"no environment for {', '.join(absent)}; run: python benchmarks/server.py peers --setup")
+        parser.error(
+            f"no environment for {', '.join(absent)}; run: python benchmarks/server.py peers --setup"
+        )
     if len(CORES) < 2:
         parser.error("two cores are needed: one for the server, one for the load generator")
     bench = Bench(bench_models(asked.models.split(",")), SCRATCH, asked.seconds)
@@ -64,7 +72,13 @@ def main() -> None:
     os.sched_setaffinity(0, CORES)  # what the card says of the machine
     for name, rows in results.items():
         notes = {"peers": compare.verdicts, "peers_open": compare.open_verdicts}.get(name)
-        finish(name, rows, save=asked.save, seconds=round(time.monotonic() - began), **(notes(rows) if notes else {}))
+        finish(
+            name,
+            rows,
+            save=asked.save,
+            seconds=round(time.monotonic() - began),
+            **(notes(rows) if notes else {}),
+        )
 
 
 def limit(bench: Bench, rounds: int) -> list[Row]:
@@ -98,9 +112,13 @@ def limit(bench: Bench, rounds: int) -> list[Row]:
                     "server p50 ms at 1": statistics.median(cell.p50 for cell in single),
                     "added ms at 1": statistics.median(added),
                     "added range": f"{min(added):.2f}-{max(added):.2f}",
-                    "CPU ms above the loop at 16": statistics.median(c.cpu_ms - f["cpu_ms"] for c, f in zip(busy, bare, strict=True)),
+                    "CPU ms above the loop at 16": statistics.median(
+                        c.cpu_ms - f["cpu_ms"] for c, f in zip(busy, bare, strict=True)
+                    ),
                     "explain p50 ms": statistics.median(cell.p50 for cell in explained),
-                    "explain / classify": statistics.median(e.p50 / s.p50 for e, s in zip(explained, single, strict=True)),
+                    "explain / classify": statistics.median(
+                        e.p50 / s.p50 for e, s in zip(explained, single, strict=True)
+                    ),
                     "errors": sum(cell.errors for cell in (*busy, *single, *explained)),
                     "ready s": server.seconds_to_ready,
                     "idle RSS MiB": idle,

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 
 def median_ms(run: Callable[[], object], seconds: float, *, warm_up: int = 1) -> float:
-    """Median milliseconds of as many runs as fit into `seconds`, at least one, after `warm_up` that do not count."""
+    """Median milliseconds of as many runs as fit into `seconds`, at least one, after `warm_up` that do not
+    count."""
     for _ in range(warm_up):
         run()
     times: list[float] = []

@@ -1,9 +1,10 @@
-"""The 13 published variants: parameters and multiply-accumulates as `paca inspect` reports them, beside what is published.
+"""The 13 published variants: parameters and multiply-accumulates as `paca inspect` reports them, beside what
+is published.
 
     python benchmarks/variants.py [--save]
 
-Parameters are compared with upstream's own code (iVMCL/PaCaViT at 4307018); MACs with the column "FLOPs" of its README, which counts multiply-accumulates.
-Nothing is timed and no weights are made.
+Parameters are compared with upstream's own code (iVMCL/PaCaViT at 4307018); MACs with the column "FLOPs" of
+its README, which counts multiply-accumulates. Nothing is timed and no weights are made.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from export.paca import create, variant
 from export.paca.cost import macs, parameters
 
-# millions of parameters, and the README's G; the README lists no convmixer_tiny, and 46.7 M parameters for convmixer_base
+# millions of parameters, and the README's G; the README lists no convmixer_tiny, and 46.7 M parameters for
+# convmixer_base
 PUBLISHED: dict[str, tuple[float, float | None]] = {
     "pacavit_tiny_p2cconv_100_0": (12.201, 3.2),
     "pacavit_small_p2cconv_100_0": (22.038, 5.5),
@@ -39,7 +41,9 @@ PUBLISHED: dict[str, tuple[float, float | None]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--save", action="store_true")
     asked = parser.parse_args()
     finish("variants", [row(name, *published) for name, published in PUBLISHED.items()], save=asked.save)

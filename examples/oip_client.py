@@ -1,4 +1,5 @@
-"""Ask the server with NVIDIA's Triton client, over the Open Inference Protocol. pip install 'tritonclient[http]'
+"""Ask the server with NVIDIA's Triton client, over the Open Inference Protocol. pip install
+'tritonclient[http]'
 
 Usage: PACA_URL=http://127.0.0.1:8000 python oip_client.py MODEL photo.jpg
 """
@@ -24,4 +25,7 @@ with triton.InferenceServerClient(address) as client:
 for line in answer.as_numpy("logits")[0]:
     logit, class_id, label = line.decode().split(":", 2)
     print(f"{label} (class {class_id}): {logit}")
-print("clusters of stage 1 over the patches (batch, clusters, rows, columns):", answer.as_numpy("assignment_1").shape)
+print(
+    "clusters of stage 1 over the patches (batch, clusters, rows, columns):",
+    answer.as_numpy("assignment_1").shape,
+)

@@ -5,8 +5,9 @@
         print(answer["predictions"][0]["label"])
         Path("overlay.png").write_bytes(paca.overlay("photo.jpg", format="png"))
 
-Asking twice for the same picture is harmless, so what may succeed later is asked again: connections that fail, and 503, after as long as the server's
-Retry-After says. Anything else the server refuses is raised as `Refused`, with its problem document.
+Asking twice for the same picture is harmless, so what may succeed later is asked again: connections that
+fail, and 503, after as long as the server's Retry-After says. Anything else the server refuses is raised as
+`Refused`, with its problem document.
 
 As a program: python paca_client.py photo.jpg [more.jpg ...]  (PACA_URL and PACA_API_KEY from the environment)
 """
@@ -27,7 +28,8 @@ Picture = str | Path | bytes
 
 
 class Refused(Exception):
-    """The server's refusal. status: of HTTP; problem: the RFC 9457 document (type, title, detail, request_id, …)."""
+    """The server's refusal. status: of HTTP; problem: the RFC 9457 document (type, title, detail, request_id,
+    …)."""
 
     def __init__(self, status: int, problem: dict[str, Any]) -> None:
         super().__init__(problem.get("detail") or f"HTTP {status}")
@@ -53,14 +55,17 @@ class Paca:
         return answer.get("results", [answer])
 
     def explain(self, picture: Picture, **parameters: Any) -> dict[str, Any]:
-        """Predictions and why. Parameters: target, contrast, method, top_clusters, render, format, size, … as the API names them."""
+        """Predictions and why. Parameters: target, contrast, method, top_clusters, render, format, size, … as
+        the API names them."""
         return self._post("explain", parameters, content=_bytes(picture)).json()
 
     def overlay(self, picture: Picture, **parameters: Any) -> bytes:
         """The heatmap on the picture, as an image file."""
         return self._post("explain", parameters, accept="image/*", content=_bytes(picture)).content
 
-    def _post(self, path: str, parameters: dict[str, Any], accept: str = "application/json", **body: Any) -> httpx.Response:
+    def _post(
+        self, path: str, parameters: dict[str, Any], accept: str = "application/json", **body: Any
+    ) -> httpx.Response:
         until = time.monotonic() + self._patience
         for attempt in range(1_000_000):
             pause = random.uniform(0.5, 1.0) * min(5.0, 0.1 * 2**attempt)
@@ -81,7 +86,9 @@ class Paca:
     def __enter__(self) -> Paca:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._http.close()
 
 
@@ -97,7 +104,9 @@ def _problem(response: httpx.Response) -> dict[str, Any]:
 
 
 def main() -> None:
-    with Paca(os.environ.get("PACA_URL", "http://127.0.0.1:8000"), key=os.environ.get("PACA_API_KEY")) as paca:
+    with Paca(
+        os.environ.get("PACA_URL", "http://127.0.0.1:8000"), key=os.environ.get("PACA_API_KEY")
+    ) as paca:
         for name in sys.argv[1:]:
             best = paca.classify(name, top_k=1)["predictions"][0]
             print(f"{name}: {best['label']} ({best['score']:.0%})")

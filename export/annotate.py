@@ -1,4 +1,5 @@
-"""Writes what the server must know into the file itself: manifest and head weights, in `metadata_props`. The format is the reader's, `service.artifact`."""
+"""Writes what the server must know into the file itself: manifest and head weights, in `metadata_props`. The
+format is the reader's, `service.artifact`."""
 
 from __future__ import annotations
 
@@ -19,14 +20,24 @@ def preprocessing(config: PaCaConfig) -> Preprocessing:
 def stages(config: PaCaConfig) -> tuple[StageInfo, ...]:
     """One entry a stage, with the grid at the config's image size and the graph output of its assignment."""
     return tuple(
-        StageInfo(i, grid, s.dim, s.depth, s.clusters, s.clustering if s.clusters else None, f"assignment_{i}" if s.clusters else None)
+        StageInfo(
+            i,
+            grid,
+            s.dim,
+            s.depth,
+            s.clusters,
+            s.clustering if s.clusters else None,
+            f"assignment_{i}" if s.clusters else None,
+        )
         for i, (s, grid) in enumerate(zip(config.stages, config.grids(), strict=True), 1)
     )
 
 
 def head(model: PaCaViT) -> Head:
     """The classifier's weights, for exact token contributions on the host."""
-    return Head(model.head.weight.detach().float().cpu().numpy(), model.head.bias.detach().float().cpu().numpy())
+    return Head(
+        model.head.weight.detach().float().cpu().numpy(), model.head.bias.detach().float().cpu().numpy()
+    )
 
 
 def annotate(proto: onnx.ModelProto, manifest: Manifest, head: Head) -> None:

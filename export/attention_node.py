@@ -1,7 +1,9 @@
-"""How one PaCa block becomes exactly one ai.onnx `Attention` node (opset 23), and how to count them in a finished file.
+"""How one PaCa block becomes exactly one ai.onnx `Attention` node (opset 23), and how to count them in a
+finished file.
 
-The node takes the 3-D tensors (B, N, C), (B, M, C) as they are and splits the heads itself, so that neither transposes nor reshapes surround it.
-ONNX operator specification: Attention-23, inputs of rank 3 with q_num_heads and kv_num_heads.
+The node takes the 3-D tensors (B, N, C), (B, M, C) as they are and splits the heads itself, so that neither
+transposes nor reshapes surround it. ONNX operator specification: Attention-23, inputs of rank 3 with
+q_num_heads and kv_num_heads.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ OPSET = 23  # 24 and 25 place nodes on CPU under CUDA; 26 writes an invalid file
 
 
 def attention_node(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """softmax(q kᵀ / sqrt(d)) v as one ONNX node. q: (B, N, C); k, v: (B, M, C); returns (B, N, C). Has no gradient: for tracing only."""
+    """softmax(q kᵀ / sqrt(d)) v as one ONNX node. q: (B, N, C); k, v: (B, M, C); returns (B, N, C). Has no
+    gradient: for tracing only."""
     return torch.onnx.ops.attention(q, k, v, q_num_heads=heads, kv_num_heads=heads)[0]
 
 

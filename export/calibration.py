@@ -1,4 +1,5 @@
-"""The pictures that int8 is calibrated and judged on: a folder or a pack of the user's, prepared exactly as the server prepares them."""
+"""The pictures that int8 is calibrated and judged on: a folder or a pack of the user's, prepared exactly as
+the server prepares them."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ MOST = 512  # pictures; more change the ranges no further
 
 
 def read_pictures(source: Path, how: Preprocessing) -> np.ndarray:
-    """(n, H, W, 3) uint8 of up to `MOST` pictures: files below a folder, or rows of a .npz pack (`jpeg`, `offset`). ValueError where there are none."""
+    """(n, H, W, 3) uint8 of up to `MOST` pictures: files below a folder, or rows of a .npz pack (`jpeg`,
+    `offset`). ValueError where there are none."""
     found = []
     for data in _files(source):
         try:
@@ -28,7 +30,10 @@ def read_pictures(source: Path, how: Preprocessing) -> np.ndarray:
         if len(found) == MOST:
             break
     if not found:
-        raise ValueError(f"{source} holds no readable pictures; give a folder with {', '.join(sorted(SUFFIXES))} or a .npz pack")
+        raise ValueError(
+            f"{source} holds no readable pictures; give a folder with {', '.join(sorted(SUFFIXES))} or a "
+            ".npz pack"
+        )
     return np.stack(found)
 
 

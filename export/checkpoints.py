@@ -1,7 +1,8 @@
 """Checkpoint file → network, whatever training script wrote it, without ever running code from the file.
 
-Layouts: our own .safetensors with its metadata, plain state dicts, and those nested under the keys that training scripts use, with or without
-the prefixes of wrappers. Which network the weights belong to is `paca.recognise`'s judgement when the caller does not name it.
+Layouts: our own .safetensors with its metadata, plain state dicts, and those nested under the keys that
+training scripts use, with or without the prefixes of wrappers. Which network the weights belong to is
+`paca.recognise`'s judgement when the caller does not name it.
 """
 
 from __future__ import annotations
@@ -25,11 +26,21 @@ from .paca.config import PaCaConfig, variant
 from .paca.model import PaCaViT
 from .paca.recognise import recognise
 
-EMA = ("state_dict_ema", "model_ema", "ema")  # the averaged weights are the ones that were evaluated, so they win
+EMA = (
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+)  # the averaged weights are the ones that were evaluated, so they win
 PLAIN = ("state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 # What timm's training files hold beside tensors: the command line, and scalars of numpy. All are plain data.
-ALLOWED: list[Any] = [argparse.Namespace, np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType, np.dtypes.Int64DType]
+ALLOWED: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    np.dtypes.Float32DType,
+    np.dtypes.Float64DType,
+    np.dtypes.Int64DType,
+]
 ALLOWED += [(np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]  # type: ignore[attr-defined]
 
 
@@ -39,8 +50,8 @@ class CheckpointError(Exception):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network in evaluation mode and float32, and what its file says of it. notes: what was chosen or assumed, for the report.
-    accuracy: measured figures, where the file carries them."""
+    """A network in evaluation mode and float32, and what its file says of it. notes: what was chosen or
+    assumed, for the report. accuracy: measured figures, where the file carries them."""
 
     model: PaCaViT
     labels: tuple[str, ...] | None
@@ -51,7 +62,8 @@ class Loaded:
 
 
 def load(path: Path, name: str | None = None, num_classes: int | None = None) -> Loaded:
-    """The network in the file `path`. name: the variant, None to recognise it; num_classes: what the caller expects, None for whatever the head has.
+    """The network in the file `path`. name: the variant, None to recognise it; num_classes: what the caller
+    expects, None for whatever the head has.
 
     Raises CheckpointError, whatever is wrong with the file or the name.
     """
@@ -91,13 +103,17 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _read_pickle(path: Path) -> dict[str, Any]:
-    """The content of a torch.save file, through the unpickler that knows tensors and the types of ALLOWED, and calls nothing else."""
+    """The content of a torch.save file, through the unpickler that knows tensors and the types of ALLOWED,
+    and calls nothing else."""
     try:
         with torch.serialization.safe_globals(ALLOWED):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can fail in any way
         if found := re.search(r"GLOBAL (\S+)", str(error)):
-            raise CheckpointError(f"{path.name} holds more than weights ({found[1]}); it was not loaded, since that could run code") from None
+            raise CheckpointError(
+                f"{path.name} holds more than weights ({found[1]}); it was not loaded, since that could run "
+                "code"
+            ) from None
         raise CheckpointError(f"{path.name} is no whole PyTorch checkpoint: {_line(error)}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path.name} holds a {type(content).__name__}, not a dictionary of weights")
@@ -109,7 +125,8 @@ def _line(error: Exception) -> str:
 
 
 def _unwrap(content: dict[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The state dict inside `content`, its keys without wrappers' prefixes, float tensors as float32; and a remark if there was a choice."""
+    """The state dict inside `content`, its keys without wrappers' prefixes, float tensors as float32; and a
+    remark if there was a choice."""
     notes: tuple[str, ...] = ()
     for _ in range(3):  # nested at most that deep; a pickle may contain itself
         key = next((k for k in (*EMA, *PLAIN) if isinstance(content.get(k), Mapping)), None)
@@ -125,20 +142,28 @@ def _unwrap(content: dict[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...]
         if value.is_floating_point():
             weights[key] = value.float()
             if not weights[key].isfinite().all():
-                raise CheckpointError(f"{key} has values that are not finite: the training diverged or the file is damaged")
+                raise CheckpointError(
+                    f"{key} has values that are not finite: the training diverged or the file is damaged"
+                )
     return weights, notes
 
 
 def _classes(weights: dict[str, Tensor]) -> int:
     """How many classes the head has."""
     if any(key.startswith("backbone.") for key in weights):
-        raise CheckpointError("the file holds the backbone of a detector or segmenter (tensors backbone.*), not a classifier")
+        raise CheckpointError(
+            "the file holds the backbone of a detector or segmenter (tensors backbone.*), not a classifier"
+        )
     if "head.weight" not in weights:
-        raise CheckpointError("the file holds no classifier: there is no head.weight, so it is a backbone, or not a PaCa-ViT")
+        raise CheckpointError(
+            "the file holds no classifier: there is no head.weight, so it is a backbone, or not a PaCa-ViT"
+        )
     return len(weights["head.weight"])
 
 
-def _config(weights: dict[str, Tensor], name: str | None, metadata: dict[str, str]) -> tuple[PaCaConfig, tuple[str, ...]]:
+def _config(
+    weights: dict[str, Tensor], name: str | None, metadata: dict[str, str]
+) -> tuple[PaCaConfig, tuple[str, ...]]:
     """The named variant's config; else what the file says of itself; else what its shapes say."""
     if "paca.config" in metadata:
         try:
@@ -148,7 +173,11 @@ def _config(weights: dict[str, Tensor], name: str | None, metadata: dict[str, st
         if name in (None, config.name):
             return config, ()
     try:
-        return (variant(name), ()) if name is not None else recognise({key: tuple(value.shape) for key, value in weights.items()})
+        return (
+            (variant(name), ())
+            if name is not None
+            else recognise({key: tuple(value.shape) for key, value in weights.items()})
+        )
     except (KeyError, ValueError) as error:
         raise CheckpointError(error.args[0]) from None
 
@@ -171,4 +200,7 @@ def _fill(model: PaCaViT, weights: dict[str, Tensor]) -> None:
         fitting, _ = recognise({key: tuple(value.shape) for key, value in weights.items()})
     except ValueError:
         fitting = model.config
-    raise CheckpointError(reason + (f"; they look like {fitting.name}" if fitting.name not in ("custom", model.config.name) else ""))
+    raise CheckpointError(
+        reason
+        + (f"; they look like {fitting.name}" if fitting.name not in ("custom", model.config.name) else "")
+    )

@@ -1,6 +1,8 @@
-"""The sub-commands `export`, `train` and `evaluate`: arguments in, a report out. What they do is `pipeline`'s and `training`'s.
+"""The sub-commands `export`, `train` and `evaluate`: arguments in, a report out. What they do is `pipeline`'s
+and `training`'s.
 
-Heavy imports stand inside the functions, so that `paca --help` stays fast; the first lines make an absent extra known to the command line.
+Heavy imports stand inside the functions, so that `paca --help` stays fast; the first lines make an absent
+extra known to the command line.
 """
 
 from __future__ import annotations
@@ -20,36 +22,74 @@ for _module in ("torch", "onnx", "onnxscript", "safetensors"):
 
 
 def export(
-    variant: Annotated[str, typer.Argument(help="A variant's name, or 'auto' to recognise it from the checkpoint.")],
+    variant: Annotated[
+        str, typer.Argument(help="A variant's name, or 'auto' to recognise it from the checkpoint.")
+    ],
     checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", "-c", help="Weights: .pth, .pt, .tar or .safetensors. Default: random weights.")
+        Path | None,
+        typer.Option(
+            "--checkpoint", "-c", help="Weights: .pth, .pt, .tar or .safetensors. Default: random weights."
+        ),
     ] = None,
     labels: Annotated[Path | None, typer.Option(help="Text file with one class name a line.")] = None,
-    num_classes: Annotated[int | None, typer.Option(min=2, help="Classes, where there is no checkpoint.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side of the network's input in pixels. Default: the variant's.")] = None,
-    dynamic_size: Annotated[bool, typer.Option("--dynamic-size", help="One file for many picture sizes.")] = False,
-    precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
-    input_kind: Annotated[str, typer.Option("--input", help="uint8 (B,H,W,3), or float32 normalised (B,3,H,W).")] = "uint8",
-    calibration: Annotated[Path | None, typer.Option(help="Folder of pictures, or a .npz pack, for int8.")] = None,
-    explain_from: Annotated[
-        int | None, typer.Option(help="Stage after which explain.onnx takes over: earlier gives finer maps and cluster effects, at more cost.")
+    num_classes: Annotated[
+        int | None, typer.Option(min=2, help="Classes, where there is no checkpoint.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="The model's name. Default: the repository folder's, or the variant's.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of the network's input in pixels. Default: the variant's.")
+    ] = None,
+    dynamic_size: Annotated[
+        bool, typer.Option("--dynamic-size", help="One file for many picture sizes.")
+    ] = False,
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
+    input_kind: Annotated[
+        str, typer.Option("--input", help="uint8 (B,H,W,3), or float32 normalised (B,3,H,W).")
+    ] = "uint8",
+    calibration: Annotated[
+        Path | None, typer.Option(help="Folder of pictures, or a .npz pack, for int8.")
+    ] = None,
+    explain_from: Annotated[
+        int | None,
+        typer.Option(
+            help="Stage after which explain.onnx takes over: earlier gives finer maps and cluster effects, "
+            "at more cost."
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The model's name. Default: the repository folder's, or the variant's.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("model.onnx"),
     as_json: Annotated[bool, typer.Option("--json", help="Only the JSON line.")] = False,
 ) -> None:
-    """Turn a checkpoint into a verified ONNX artifact with fused attention. Nothing is written unless every check passes."""
+    """Turn a checkpoint into a verified ONNX artifact with fused attention. Nothing is written unless every
+    check passes."""
     from .pipeline import Request, run
 
     err = Console(stderr=True)
-    request = Request(variant, checkpoint, labels, num_classes, image_size, dynamic_size, precision, input_kind, calibration, name, out, explain_from)
+    request = Request(
+        variant,
+        checkpoint,
+        labels,
+        num_classes,
+        image_size,
+        dynamic_size,
+        precision,
+        input_kind,
+        calibration,
+        name,
+        out,
+        explain_from,
+    )
     with err.status("exporting", spinner="dots") as status:
         report = run(request, say=lambda text: status.update(text))
     values = report.to_dict()
     if not as_json:
         table = Table(title=f"{report.path}", show_header=False)
         for key, value in values.items():
-            table.add_row(key.replace("_", " "), json.dumps(value) if isinstance(value, dict | list | tuple) else str(value))
+            table.add_row(
+                key.replace("_", " "),
+                json.dumps(value) if isinstance(value, dict | list | tuple) else str(value),
+            )
         err.print(table)
     print(json.dumps(values))
 
@@ -58,24 +98,46 @@ def train(
     recipe: Annotated[str, typer.Argument(help="imagenette, cifar10 or folder.")],
     data: Annotated[Path, typer.Option("--data", "-d", help="Where the pictures are.")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder of the run. Default: runs/<recipe>. An unfinished run in it is resumed.")
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder of the run. Default: runs/<recipe>. An unfinished run in it is resumed.",
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Default: the recipe's.")] = None,
-    start_from: Annotated[Path | None, typer.Option("--from", help="Checkpoint to start from, with a new head.")] = None,
-    clustering: Annotated[str | None, typer.Option(help="Clustering inside PaCa: conv, mlp, linear, kmeans, ...")] = None,
+    start_from: Annotated[
+        Path | None, typer.Option("--from", help="Checkpoint to start from, with a new head.")
+    ] = None,
+    clustering: Annotated[
+        str | None, typer.Option(help="Clustering inside PaCa: conv, mlp, linear, kmeans, ...")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Train a PaCa-ViT: on Imagenette, on CIFAR-10, or on your own folder of pictures (one sub-folder a class)."""
+    """Train a PaCa-ViT: on Imagenette, on CIFAR-10, or on your own folder of pictures (one sub-folder a
+    class)."""
     from .training.run import run
 
-    run(recipe, data, out, epochs=epochs, start_from=start_from, clustering=clustering, seed=seed, device=device)
+    run(
+        recipe,
+        data,
+        out,
+        epochs=epochs,
+        start_from=start_from,
+        clustering=clustering,
+        seed=seed,
+        device=device,
+    )
 
 
 def evaluate(
     model: Annotated[Path, typer.Argument(help="An exported .onnx, or a checkpoint.")],
     data: Annotated[Path, typer.Argument(help="A .npz pack, or a folder with one sub-folder a class.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for evaluation.json and the confusion matrix as PNG.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for evaluation.json and the confusion matrix as PNG."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
 ) -> None:
     """Accuracy, top-5, precision, recall, F1, ECE and confusion matrix of what is served."""

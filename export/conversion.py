@@ -1,6 +1,8 @@
-"""The one call of torch.onnx.export: quiet, at the opset we verify, and cleaned of what a published file should not carry.
+"""The one call of torch.onnx.export: quiet, at the opset we verify, and cleaned of what a published file
+should not carry.
 
-The exporter writes stack traces with the paths of the exporting machine into every node; they go. Nothing is checked here.
+The exporter writes stack traces with the paths of the exporting machine into every node; they go. Nothing is
+checked here.
 """
 
 from __future__ import annotations
@@ -20,9 +22,14 @@ from .attention_node import OPSET
 
 
 def to_onnx(
-    module: nn.Module, args: tuple[Tensor, ...], input_names: Sequence[str], output_names: Sequence[str], axes: Sequence[dict[int, object]]
+    module: nn.Module,
+    args: tuple[Tensor, ...],
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    axes: Sequence[dict[int, object]],
 ) -> onnx.ModelProto:
-    """`module` traced with `args` as an ONNX model with named inputs and outputs; axes: per input, dimension → `torch.export.Dim`."""
+    """`module` traced with `args` as an ONNX model with named inputs and outputs; axes: per input, dimension
+    → `torch.export.Dim`."""
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             module.eval(),
@@ -42,7 +49,8 @@ def to_onnx(
 
 
 def _strip(graph: onnx.GraphProto) -> None:
-    """Names every node after the module it comes from, such as "stage1.0.mlp.fc1/Conv_12"; removes stack traces and intermediate shapes."""
+    """Names every node after the module it comes from, such as "stage1.0.mlp.fc1/Conv_12"; removes stack
+    traces and intermediate shapes."""
     for i, node in enumerate(graph.node):
         node.name = f"{_module(node)}/{node.op_type}_{i}"
     graph.doc_string = ""
@@ -54,8 +62,12 @@ def _strip(graph: onnx.GraphProto) -> None:
 
 
 def _module(node: onnx.NodeProto) -> str:
-    """The innermost module's path within the network; the exporter lists the modules around a node, outermost first, then the node itself."""
-    scopes = next((ast.literal_eval(p.value) for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), ["", ""])
+    """The innermost module's path within the network; the exporter lists the modules around a node, outermost
+    first, then the node itself."""
+    scopes = next(
+        (ast.literal_eval(p.value) for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"),
+        ["", ""],
+    )
     return scopes[-2].removeprefix("model.")
 
 

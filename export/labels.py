@@ -6,7 +6,9 @@ from pathlib import Path
 
 from .paca.config import PaCaConfig
 
-IMAGENET = Path(__file__).with_name("imagenet_labels.txt")  # torchvision's list, under imagenet_labels.LICENSE
+IMAGENET = Path(__file__).with_name(
+    "imagenet_labels.txt"
+)  # torchvision's list, under imagenet_labels.LICENSE
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
@@ -16,7 +18,9 @@ def read_labels(path: Path) -> tuple[str, ...]:
     except OSError as error:
         raise ValueError(f"cannot read the labels in {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ValueError(f"cannot read the labels in {path}: it is no UTF-8 text; give one class name a line") from None
+        raise ValueError(
+            f"cannot read the labels in {path}: it is no UTF-8 text; give one class name a line"
+        ) from None
     return tuple(line.strip() for line in lines if line.strip())
 
 
@@ -26,8 +30,12 @@ def numbered(classes: int) -> tuple[str, ...]:
 
 
 def assumed(config: PaCaConfig) -> tuple[tuple[str, ...], str]:
-    """Names for a checkpoint that comes without, and what the report says of them. The published networks of 1000 classes were trained on ImageNet-1k."""
+    """Names for a checkpoint that comes without, and what the report says of them. The published networks of
+    1000 classes were trained on ImageNet-1k."""
     if config.name.startswith("pacavit_") and config.num_classes == 1000:
         names = tuple(IMAGENET.read_text(encoding="utf-8").splitlines())
-        return names, "took ImageNet-1k's class names in their usual order; if the classes are others, give --labels"
+        return (
+            names,
+            "took ImageNet-1k's class names in their usual order; if the classes are others, give --labels",
+        )
     return numbered(config.num_classes), "the classes have no names; give them with --labels"

@@ -1,7 +1,9 @@
-"""Rewrites a network into the form that runs fastest, on a copy: same functions, same numbers to rounding, other layouts and folded constants.
+"""Rewrites a network into the form that runs fastest, on a copy: same functions, same numbers to rounding,
+other layouts and folded constants.
 
-Only algebra that holds exactly is used, each rewrite with its reason beside it; none touches `paca.model`, whose names must stay those of the
-checkpoints. What the exporter does with the result is `trace`'s business. What each rewrite gains: docs/performance.md.
+Only algebra that holds exactly is used, each rewrite with its reason beside it; none touches `paca.model`,
+whose names must stay those of the checkpoints. What the exporter does with the result is `trace`'s business.
+What each rewrite gains: docs/performance.md.
 """
 
 from __future__ import annotations
@@ -22,9 +24,11 @@ from .paca.model import ClusterAttention, Mlp, PaCaViT, PatchEmbed
 
 @torch.no_grad()
 def lower(model: PaCaViT, size: tuple[int, int] | None = None) -> PaCaViT:
-    """A deep copy of `model`, in evaluation mode and without gradients, computing the same `features` and `classify` in fewer, faster steps.
+    """A deep copy of `model`, in evaluation mode and without gradients, computing the same `features` and
+    `classify` in fewer, faster steps.
 
-    size: (H, W) of the picture where it is known beforehand; the copy then runs at that size only. None: the copy runs at any size.
+    size: (H, W) of the picture where it is known beforehand; the copy then runs at that size only. None: the
+    copy runs at any size.
     """
     lowered = copy.deepcopy(model).eval().requires_grad_(False)
     lowered.set_submodule("patch_embed", _lower_stem(lowered.patch_embed, size))
@@ -39,7 +43,8 @@ def lower(model: PaCaViT, size: tuple[int, int] | None = None) -> PaCaViT:
 
 
 class MapMlp(nn.Module):
-    """`Mlp` wholly on the map: C channels change layout instead of 4C, and both linear layers are 1x1 convolutions. x: (B, N, C)."""
+    """`Mlp` wholly on the map: C channels change layout instead of 4C, and both linear layers are 1x1
+    convolutions. x: (B, N, C)."""
 
     def __init__(self, mlp: Mlp) -> None:
         super().__init__()
@@ -52,16 +57,19 @@ class MapMlp(nn.Module):
 
 
 class OneStepStem(nn.Module):
-    """The paper's two stride-2 convolutions as one of 7x7 with stride 4: nothing lies between them, so their kernels compose, at 30 % of the work.
+    """The paper's two stride-2 convolutions as one of 7x7 with stride 4: nothing lies between them, so their
+    kernels compose, at 30 % of the work.
 
-    What the inner bias adds depends on how near the border is, because the outer convolution pads with zeros: it is kept as a map (H, W, C).
+    What the inner bias adds depends on how near the border is, because the outer convolution pads with zeros:
+    it is kept as a map (H, W, C).
     """
 
     bias: Tensor
 
     def __init__(self, inner: nn.Conv2d, outer: nn.Conv2d, norm: nn.LayerNorm, size: tuple[int, int]) -> None:
         super().__init__()
-        # Every tap of the outer kernel places a copy of the inner one, two pixels further: 3 + 2 * (3 - 1) = 7 taps.
+        # Every tap of the outer kernel places a copy of the inner one, two pixels further: 3 + 2 * (3 - 1) =
+        # 7 taps.
         kernel = F.conv_transpose2d(outer.weight.double(), inner.weight.double(), stride=2).float()
         self.conv = nn.Conv2d(inner.in_channels, outer.out_channels, 7, stride=4, padding=3, bias=False)
         self.conv.weight = nn.Parameter(kernel, requires_grad=False)
@@ -75,10 +83,13 @@ class OneStepStem(nn.Module):
 
 
 def _lower_stem(stem: PatchEmbed, size: tuple[int, int] | None) -> nn.Module:
-    """The stem in one step where that is exact, else with its BatchNorms folded into the convolutions before them."""
+    """The stem in one step where that is exact, else with its BatchNorms folded into the convolutions before
+    them."""
     match list(stem.proj) if isinstance(stem.proj, nn.Sequential) else [stem.proj]:
         case [nn.Conv2d() as inner, nn.Conv2d() as outer] if size and all(side % 4 != 2 for side in size):
-            return OneStepStem(inner, outer, stem.norm, size)  # with side % 4 == 2 the last row would see pixels the two steps do not see
+            return OneStepStem(
+                inner, outer, stem.norm, size
+            )  # with side % 4 == 2 the last row would see pixels the two steps do not see
         case layers:
             stem.proj = nn.Sequential(*_fold_norms(layers))
             return stem
@@ -94,24 +105,30 @@ def _fold_norms(layers: list[nn.Module]) -> Iterator[nn.Module]:
 
 
 def _drop_biases(attention: ClusterAttention) -> None:
-    """The keys' bias adds the same to all of a query's scores, which softmax does not see; the values' bias passes through, since a
-    query's weights sum to 1, so the output projection can add it."""
+    """The keys' bias adds the same to all of a query's scores, which softmax does not see; the values' bias
+    passes through, since a query's weights sum to 1, so the output projection can add it."""
     attention.proj.bias.add_(attention.proj.weight @ attention.v.bias)
     for linear in (attention.k, attention.v):
         linear.register_parameter("bias", None)
 
 
 class MatrixResize(nn.Module):
-    """Bilinear resize between the known neighbours of `grids` as two matrix products: nothing about the sizes is left to run time."""
+    """Bilinear resize between the known neighbours of `grids` as two matrix products: nothing about the sizes
+    is left to run time."""
 
     def __init__(self, grids: tuple[Grid, ...]) -> None:
         super().__init__()
         for size, small in itertools.pairwise(grids):
             for to, fro in zip(size, small, strict=True):
-                self.register_buffer(f"from{fro}to{to}", F.interpolate(torch.eye(fro)[None], size=to, mode="linear", align_corners=False)[0])
+                self.register_buffer(
+                    f"from{fro}to{to}",
+                    F.interpolate(torch.eye(fro)[None], size=to, mode="linear", align_corners=False)[0],
+                )
 
     def forward(self, x: Tensor, size: Grid) -> Tensor:
-        rows, columns = (getattr(self, f"from{fro}to{to}") for fro, to in zip(x.shape[-2:], size, strict=True))
+        rows, columns = (
+            getattr(self, f"from{fro}to{to}") for fro, to in zip(x.shape[-2:], size, strict=True)
+        )
         return rows.T @ (x @ columns)
 
 
@@ -121,7 +138,10 @@ def _lower_teacher(teacher: ClusteringTeacher, grids: tuple[Grid, ...]) -> None:
         teacher.resize = MatrixResize(grids)
     for i in range(1, len(teacher.clusters)):
         mixer = getattr(teacher, f"fpn{i}")
-        readers = [getattr(teacher, f"to_clusters{i}", None), getattr(teacher, f"lateral{i - 1}")[0] if i > 1 else None]
+        readers = [
+            getattr(teacher, f"to_clusters{i}", None),
+            getattr(teacher, f"lateral{i - 1}")[0] if i > 1 else None,
+        ]
         for reader in filter(None, readers):
             _fold_forward(mixer[3], reader)
         mixer[3] = nn.Identity()

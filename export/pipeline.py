@@ -1,6 +1,7 @@
 """checkpoint → one verified artifact: load, trace, annotate, verify, and only then put the file in place.
 
-A failure at any step leaves whatever stood at the target untouched: everything is written beside it and renamed at the end.
+A failure at any step leaves whatever stood at the target untouched: everything is written beside it and
+renamed at the end.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ class Source:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What came out. explain: the report of explain.onnx, None where none was written and `explain_missing` says why."""
+    """What came out. explain: the report of explain.onnx, None where none was written and `explain_missing`
+    says why."""
 
     path: Path
     manifest: Manifest
@@ -95,8 +97,9 @@ class ExportReport:
 
 @dataclass(frozen=True)
 class Request:
-    """One call of `paca export`. variant: a name, or "auto"; name: of the model, by default the repository folder's if `out` lies in one. explain_from: the
-    stage after which explain.onnx takes over, None for `explain_stage`."""
+    """One call of `paca export`. variant: a name, or "auto"; name: of the model, by default the repository
+    folder's if `out` lies in one. explain_from: the stage after which explain.onnx takes over, None for
+    `explain_stage`."""
 
     variant: str
     checkpoint: Path | None = None
@@ -113,16 +116,24 @@ class Request:
 
 
 def run(request: Request, say: Say = lambda text: None) -> ExportReport:
-    """What `paca export` does. ExportError, CheckpointError or VerificationError with one line; then nothing was written."""
+    """What `paca export` does. ExportError, CheckpointError or VerificationError with one line; then nothing
+    was written."""
     if request.precision not in PRECISIONS:
-        raise ExportError(f"precision {request.precision!r} is not known; choose one of: {', '.join(PRECISIONS)}")
+        raise ExportError(
+            f"precision {request.precision!r} is not known; choose one of: {', '.join(PRECISIONS)}"
+        )
     if request.input_kind not in INPUTS:
         raise ExportError(f"input {request.input_kind!r} is not known; choose one of: {', '.join(INPUTS)}")
     if request.precision == "int8" and request.calibration is None:
         raise ExportError("int8 needs --calibration: a folder with pictures like those to come, at least 32")
     source = load_source(request)
     export = partial(
-        export_model, source, input_kind=request.input_kind, dynamic_size=request.dynamic_size, explain_from=request.explain_from, say=say
+        export_model,
+        source,
+        input_kind=request.input_kind,
+        dynamic_size=request.dynamic_size,
+        explain_from=request.explain_from,
+        say=say,
     )
     if request.precision == "fp32":
         return export(request.out)
@@ -132,7 +143,8 @@ def run(request: Request, say: Say = lambda text: None) -> ExportReport:
 
 
 def reduce_precision(full: ExportReport, request: Request, say: Say) -> ExportReport:
-    """The verified fp32 file of `full` in float16 or 8 bits at `request.out`, compared with it through the server's engine; explain.onnx beside it."""
+    """The verified fp32 file of `full` in float16 or 8 bits at `request.out`, compared with it through the
+    server's engine; explain.onnx beside it."""
     manifest = full.manifest
     proto = onnx.load(full.path)
     if request.precision == "fp16":
@@ -148,10 +160,18 @@ def reduce_precision(full: ExportReport, request: Request, say: Say) -> ExportRe
         except QuantisationError as error:
             raise ExportError(str(error)) from None
         reduced = found.model
-        judged = {"agreement": found.agreement, "judged": found.judged, "calibrated": found.calibrated, "kept_float": list(found.kept_float)}
+        judged = {
+            "agreement": found.agreement,
+            "judged": found.judged,
+            "calibrated": found.calibrated,
+            "kept_float": list(found.kept_float),
+        }
     say(f"verifying {request.precision} against fp32")
     if (attention := node_counts(reduced)["Attention"]) != manifest.attention_nodes:
-        raise VerificationError(f"the {request.precision} graph has {attention} Attention nodes for {manifest.attention_nodes} blocks")
+        raise VerificationError(
+            f"the {request.precision} graph has {attention} Attention nodes for {manifest.attention_nodes} "
+            "blocks"
+        )
     part = full.path.with_name("reduced.onnx")
     head_weights = Engine(full.path, Device("cpu")).head
     annotate(reduced, dataclasses.replace(manifest, precision=request.precision, golden=None), head_weights)
@@ -160,20 +180,35 @@ def reduce_precision(full: ExportReport, request: Request, say: Say) -> ExportRe
     difference = float(np.abs(expected - got).max())
     scale = max(1.0, float(np.abs(expected).max()))
     if request.precision == "fp16" and not difference <= FP16_TOLERANCE * scale:
-        raise VerificationError(f"logits of fp16 and fp32 differ by {difference:.2g}, allowed are {FP16_TOLERANCE * scale:.2g}; keep fp32")
+        raise VerificationError(
+            f"logits of fp16 and fp32 differ by {difference:.2g}, allowed are {FP16_TOLERANCE * scale:.2g}; "
+            "keep fp32"
+        )
     checked = {**manifest.verification, "reduced_from": "fp32", "logits_difference": difference, **judged}
     golden = _golden_of(part, manifest, GOLDEN_REDUCED * scale)
     final = dataclasses.replace(manifest, precision=request.precision, golden=golden, verification=checked)
     annotate(reduced, final, head_weights)
     _save(reduced, part, request.out)
     beside = full.path.with_name("explain.onnx")
-    place([(part, request.out), *([(beside, request.out.with_name("explain.onnx"))] if beside.is_file() else [])])
-    notes = (*full.notes, f"{request.precision}: logits differ from fp32 by at most {difference:.3g}", *(f"{k}: {v}" for k, v in judged.items()))
-    return dataclasses.replace(full, path=request.out, manifest=final, size=request.out.stat().st_size, notes=notes)
+    place(
+        [
+            (part, request.out),
+            *([(beside, request.out.with_name("explain.onnx"))] if beside.is_file() else []),
+        ]
+    )
+    notes = (
+        *full.notes,
+        f"{request.precision}: logits differ from fp32 by at most {difference:.3g}",
+        *(f"{k}: {v}" for k, v in judged.items()),
+    )
+    return dataclasses.replace(
+        full, path=request.out, manifest=final, size=request.out.stat().st_size, notes=notes
+    )
 
 
 def _golden_of(path: Path, manifest: Manifest, tolerance: float) -> Golden:
-    """The golden picture's logits as this very file gives them here; other processors may round 8 and 16 bits differently, hence the tolerance."""
+    """The golden picture's logits as this very file gives them here; other processors may round 8 and 16 bits
+    differently, hence the tolerance."""
     logits = Engine(path, Device("cpu")).run(golden_picture(manifest.preprocessing.size, 0)[None]).logits[0]
     return Golden(0, int(logits.argmax()), tuple(round(float(v), 6) for v in logits[:16]), tolerance)
 
@@ -196,7 +231,9 @@ def load_source(request: Request) -> Source:
             raise ExportError(error.args[0]) from None
         torch.manual_seed(0)
         return Source(PaCaViT(config), name, labels or numbered(config.num_classes))
-    loaded = load(request.checkpoint, None if request.variant == "auto" else request.variant, request.num_classes)
+    loaded = load(
+        request.checkpoint, None if request.variant == "auto" else request.variant, request.num_classes
+    )
     if changes:
         loaded.model.config = dataclasses.replace(loaded.model.config, **changes)
     labels, notes = labels or loaded.labels, loaded.notes
@@ -213,8 +250,9 @@ def _name_in_repository(out: Path) -> str | None:
 
 
 def explain_stage(model: PaCaViT) -> int | None:
-    """Where the gradient graph takes over: the second last stage (the cheapest cut with a finer grid than the last); 0, the patch embedding, with a
-    teacher, which reads that and speaks to every stage. None for a single stage, whose map is exact without gradients."""
+    """Where the gradient graph takes over: the second last stage (the cheapest cut with a finer grid than the
+    last); 0, the patch embedding, with a teacher, which reads that and speaks to every stage. None for a
+    single stage, whose map is exact without gradients."""
     if len(model.config.stages) == 1:
         return None
     return 0 if model.config.teacher_depths else len(model.config.stages) - 1
@@ -225,7 +263,9 @@ def check_size(model: PaCaViT, dynamic_size: bool) -> None:
     config = model.config
     smallest = 2 * config.patch_size * 2 ** (len(config.stages) - 1)
     if config.image_size < smallest or config.image_size > 2048:
-        raise ExportError(f"image size {config.image_size} does not fit {config.name}: it needs {smallest} to 2048 pixels")
+        raise ExportError(
+            f"image size {config.image_size} does not fit {config.name}: it needs {smallest} to 2048 pixels"
+        )
 
 
 def export_model(
@@ -238,7 +278,8 @@ def export_model(
     explain_from: int | None = None,
     say: Say = lambda text: None,
 ) -> ExportReport:
-    """Writes the fp32 artifact to `out` and explain.onnx beside it, both verified. explain_from: as in `Request`.
+    """Writes the fp32 artifact to `out` and explain.onnx beside it, both verified. explain_from: as in
+    `Request`.
 
     Raises ExportError or VerificationError; then nothing is written.
     """
@@ -248,7 +289,10 @@ def export_model(
         if reason := getattr(module, "not_exportable", None):
             raise ExportError(f"{source.name} cannot be exported: {reason}")
     if len(source.labels) != model.config.num_classes:
-        raise ExportError(f"{len(source.labels)} labels for {model.config.num_classes} classes; give one label a line with --labels")
+        raise ExportError(
+            f"{len(source.labels)} labels for {model.config.num_classes} classes; give one label a line with "
+            "--labels"
+        )
     with tempfile.TemporaryDirectory(dir=_folder(out), prefix=".paca-export-") as scratch:
         part = Path(scratch) / "model.onnx"
         gradients, missing, info = None, None, None
@@ -271,10 +315,17 @@ def export_model(
         _save(proto, part, out)
         say("verifying torch against ONNX Runtime")
         verification = verify(proto, part, model, cut, dynamic_size)
-        manifest = dataclasses.replace(manifest, attention_nodes=verification.attention_nodes, verification=verification.to_dict())
+        manifest = dataclasses.replace(
+            manifest, attention_nodes=verification.attention_nodes, verification=verification.to_dict()
+        )
         annotate(proto, manifest, head(model))
         _save(proto, part, out)
-        place([(part, out), *([(Path(scratch) / "explain.onnx", out.with_name("explain.onnx"))] if info else [])])
+        place(
+            [
+                (part, out),
+                *([(Path(scratch) / "explain.onnx", out.with_name("explain.onnx"))] if info else []),
+            ]
+        )
     return ExportReport(out, manifest, verification, out.stat().st_size, gradients, missing, source.notes)
 
 
@@ -299,11 +350,14 @@ def _writing(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ExportError(f"cannot write {out.name}: {error.strerror}; what stood there is untouched") from None
+        raise ExportError(
+            f"cannot write {out.name}: {error.strerror}; what stood there is untouched"
+        ) from None
 
 
 def place(pairs: Iterable[tuple[Path, Path]]) -> None:
-    """Renames every finished file into place, after flushing it to disk; a full disk shows before anything is replaced."""
+    """Renames every finished file into place, after flushing it to disk; a full disk shows before anything is
+    replaced."""
     pairs = list(pairs)
     with _writing(pairs[0][1]):
         for part, _ in pairs:
@@ -345,7 +399,10 @@ def _golden(model: PaCaViT, seed: int = 0) -> Golden:
     with torch.no_grad():
         logits = Served(model, "uint8", None)(picture)[0][0].double().numpy()
     return Golden(
-        seed, int(logits.argmax()), tuple(round(float(v), 6) for v in logits[:16]), GOLDEN_TOLERANCE * max(1.0, float(np.abs(logits).max()))
+        seed,
+        int(logits.argmax()),
+        tuple(round(float(v), 6) for v in logits[:16]),
+        GOLDEN_TOLERANCE * max(1.0, float(np.abs(logits).max())),
     )
 
 

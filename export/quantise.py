@@ -1,7 +1,9 @@
-"""Smaller number formats for a finished fp32 graph: float16 throughout, or 8-bit integers where measurement shows they do no harm.
+"""Smaller number formats for a finished fp32 graph: float16 throughout, or 8-bit integers where measurement
+shows they do no harm.
 
-The arithmetic of both is ONNX Runtime's own tooling; what stands here is which layers to convert and the proof that the answers stay the same.
-Attention nodes, the pooling over assignments, norms and the classifier's head always stay in float.
+The arithmetic of both is ONNX Runtime's own tooling; what stands here is which layers to convert and the
+proof that the answers stay the same. Attention nodes, the pooling over assignments, norms and the
+classifier's head always stay in float.
 """
 
 from __future__ import annotations
@@ -29,13 +31,15 @@ Say = Callable[[str], None]
 
 
 class QuantisationError(Exception):
-    """The graph loses too much in the smaller format; the message is one line that names the layers that hurt."""
+    """The graph loses too much in the smaller format; the message is one line that names the layers that
+    hurt."""
 
 
 @dataclass(frozen=True)
 class Int8:
-    """An 8-bit graph and what was measured. agreement: share of `judged` pictures, none of them used to calibrate, with fp32's top class.
-    errors: root-mean-square change of the logits, relative to their spread, if only that part is in 8 bits; kept_float: parts left in float."""
+    """An 8-bit graph and what was measured. agreement: share of `judged` pictures, none of them used to
+    calibrate, with fp32's top class. errors: root-mean-square change of the logits, relative to their spread,
+    if only that part is in 8 bits; kept_float: parts left in float."""
 
     model: onnx.ModelProto
     agreement: float
@@ -46,22 +50,29 @@ class Int8:
 
 
 def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with float16 weights and arithmetic. Inputs and outputs keep their types: one Cast at each float end, none inside."""
+    """A copy with float16 weights and arithmetic. Inputs and outputs keep their types: one Cast at each float
+    end, none inside."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     with contextlib.redirect_stdout(io.StringIO()):
         return convert_float_to_float16(copy, keep_io_types=True)
 
 
-def to_int8(model: onnx.ModelProto, pictures: np.ndarray, say: Say = lambda text: None, wanted: float | None = None) -> Int8:
-    """A copy with 8-bit weights (per channel) and activations (per tensor) in convolutions and linear layers, as QuantizeLinear/DequantizeLinear pairs.
+def to_int8(
+    model: onnx.ModelProto, pictures: np.ndarray, say: Say = lambda text: None, wanted: float | None = None
+) -> Int8:
+    """A copy with 8-bit weights (per channel) and activations (per tensor) in convolutions and linear layers,
+    as QuantizeLinear/DequantizeLinear pairs.
 
-    pictures: (n, ...) as the graph's input `image` takes them, typical of what it will see: every second one calibrates, the others judge. wanted: the least
-    share of these on which both formats name the same class; None is AGREEMENT.
-    Parts that alone move the logits visibly stay in float, then more, worst first, until both formats agree. QuantisationError if that takes over half.
+    pictures: (n, ...) as the graph's input `image` takes them, typical of what it will see: every second one
+    calibrates, the others judge. wanted: the least share of these on which both formats name the same class;
+    None is AGREEMENT. Parts that alone move the logits visibly stay in float, then more, worst first, until
+    both formats agree. QuantisationError if that takes over half.
     """
     if len(pictures) < FEWEST_PICTURES:
-        raise QuantisationError(f"int8 needs at least {FEWEST_PICTURES} pictures to calibrate and to judge, not {len(pictures)}")
+        raise QuantisationError(
+            f"int8 needs at least {FEWEST_PICTURES} pictures to calibrate and to judge, not {len(pictures)}"
+        )
     wanted = AGREEMENT if wanted is None else wanted
     parts = quantisable(model)
     calibrating, judging = pictures[::2], pictures[1::2]
@@ -80,20 +91,24 @@ def to_int8(model: onnx.ModelProto, pictures: np.ndarray, say: Say = lambda text
         while kept <= len(parts) / 2:
             say(f"comparing with fp32, {kept} parts in float")
             floats = tuple(errors)[:kept]
-            found = quantiser.quantise([node for part, nodes in parts.items() if part not in floats for node in nodes])
+            found = quantiser.quantise(
+                [node for part, nodes in parts.items() if part not in floats for node in nodes]
+            )
             agreement = float(np.mean(logits(found, judging).argmax(1) == judged))
             if agreement >= wanted:
                 return Int8(found, agreement, len(judging), len(calibrating), errors, floats)
             kept = max(kept + 1, kept * 3 // 2)
     worst = ", ".join(f"{part} ({error:.3f})" for part, error in list(errors.items())[:5])
     raise QuantisationError(
-        f"int8 and fp32 agree on {100 * agreement:.1f} % of {len(judging)} pictures, {100 * wanted:.0f} % are needed; the layers that hurt "
+        f"int8 and fp32 agree on {100 * agreement:.1f} % of {len(judging)} pictures, {100 * wanted:.0f} % "
+        "are needed; the layers that hurt "
         f"(relative error of the logits): {worst}; calibrate on more pictures like those to come, or use fp16"
     )
 
 
 def quantisable(model: onnx.ModelProto) -> dict[str, list[str]]:
-    """Parts of the network that can be 8-bit, such as "stage1.0.mlp", and the names of their nodes: convolutions and matrix products by constant weights.
+    """Parts of the network that can be 8-bit, such as "stage1.0.mlp", and the names of their nodes:
+    convolutions and matrix products by constant weights.
 
     Not the head; nor a convolution that reads the picture itself, whose few channels gain nothing.
     """
@@ -102,7 +117,12 @@ def quantisable(model: onnx.ModelProto) -> dict[str, list[str]]:
     for node in model.graph.node:
         shape = shapes.get(node.input[1], ()) if node.op_type in ("Conv", "MatMul") else ()
         layer = node.name.split("/")[0]
-        first = node.op_type == "Conv" and bool(shape) and shape[1] <= 4 and not any(a.name == "group" and a.i > 1 for a in node.attribute)
+        first = (
+            node.op_type == "Conv"
+            and bool(shape)
+            and shape[1] <= 4
+            and not any(a.name == "group" and a.i > 1 for a in node.attribute)
+        )
         if shape and not first and layer != "head":
             depth = 4 if ".clustering" in layer else 3
             parts.setdefault(".".join(layer.split(".")[:depth]), []).append(node.name)
@@ -151,10 +171,13 @@ class _Quantiser:
                 op_types_to_quantize=["Conv", "MatMul"],
                 nodes_to_quantize=list(nodes),
                 per_channel=True,
-                reduce_range=True,  # 7 bits: processors without VNNI add pairs of products in 16 bits, which 8 would overflow
+                # 7 bits: processors without VNNI add pairs of products in 16 bits, which 8 would overflow
+                reduce_range=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
-                extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},  # their results go to norms and sums, in float
+                extra_options={
+                    "OpTypesToExcludeOutputQuantization": ["MatMul"]
+                },  # their results go to norms and sums, in float
                 calibration_cache_path=self.ranges,
             )
         found = onnx.load(self.out)

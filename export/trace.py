@@ -1,7 +1,8 @@
-"""PyTorch module → ONNX graph: the served graph with its input conversion, its named outputs and a dynamic batch.
+"""PyTorch module → ONNX graph: the served graph with its input conversion, its named outputs and a dynamic
+batch.
 
-What the tracer needs lives in the `Served` wrapper; the model stays as the paper has it, and layout rewrites are `lowering`'s. Nothing is checked
-here: `verify` judges the result.
+What the tracer needs lives in the `Served` wrapper; the model stays as the paper has it, and layout rewrites
+are `lowering`'s. Nothing is checked here: `verify` judges the result.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ MAX_BATCH, MIN_SIDE, MAX_SIDE = 256, 32, 2048
 
 
 class Served(nn.Module):
-    """What the server runs: image → (logits, tokens, assignment_s of every clustering stage, features of the stage where explain.onnx takes over).
+    """What the server runs: image → (logits, tokens, assignment_s of every clustering stage, features of the
+    stage where explain.onnx takes over).
 
     explain_stage: from 1; 0 = the patch embedding, None = no features.
     """
@@ -50,7 +52,11 @@ class Served(nn.Module):
         embedded = self.model.patch_embed(image)
         found = self.model.tail(embedded, first=1)
         tokens = found.tokens[-1]
-        maps = [z.unflatten(2, grid) for z, grid in zip(found.assignments, found.grids, strict=True) if z is not None]
+        maps = [
+            z.unflatten(2, grid)
+            for z, grid in zip(found.assignments, found.grids, strict=True)
+            if z is not None
+        ]
         starts = [to_tokens(embedded), *found.tokens]
         cut = [starts[self.explain_stage]] if self.explain_stage is not None else []
         return (self.model.classify(tokens), tokens, *maps, *cut)
@@ -65,8 +71,8 @@ def trace(
     attention: Attend = attention_node,
     lowered: bool = True,
 ) -> onnx.ModelProto:
-    """The ONNX graph of `model` at its config's image size. Benchmarks may ask for another `attention` than one Attention node a block, and for the
-    network's layers as they are instead of `lowered`."""
+    """The ONNX graph of `model` at its config's image size. Benchmarks may ask for another `attention` than
+    one Attention node a block, and for the network's layers as they are instead of `lowered`."""
     side = model.config.image_size
     network = lower(model, size=None if dynamic_size else (side, side)) if lowered else copy.deepcopy(model)
     use_attention(network, attention)

@@ -1,7 +1,8 @@
 """The exporter's judge: a file passes every check here or is not written.
 
-Structure is read from the graph; numbers come from running the finished file through the server's own `Engine`, so that what is verified is what
-is served. Returns what it measured, or raises `VerificationError` naming the first check that failed.
+Structure is read from the graph; numbers come from running the finished file through the server's own
+`Engine`, so that what is verified is what is served. Returns what it measured, or raises `VerificationError`
+naming the first check that failed.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from .trace import Served
 BATCHES = (1, 3, 8)
 SIZES = ((0, 0), (32, 64), (96, 32), (1, 6))  # added to (H, W) for dynamic sizes: square, wide, tall, odd
 FORBIDDEN = ("Shape", "Einsum", "Erf")  # at fixed size: signs of a graph that computes sizes or lost a fusion
-# A trained assignment is sharp: rounding of its scores (tens, so 1e-6) is the relative error of entries near 1. Reference parity (1e-6) is a test.
+# A trained assignment is sharp: rounding of its scores (tens, so 1e-6) is the relative error of entries near
+# 1. Reference parity (1e-6) is a test.
 TOLERANCE = {"logits": 2e-5, "assignment": 1e-5, "tokens": 5e-5, "features": 5e-5}
-# k-means, mixtures and DBSCAN amplify rounding without bound where clusters meet: pictures whose assignments agree must agree in everything, and most must.
+# k-means, mixtures and DBSCAN amplify rounding without bound where clusters meet: pictures whose assignments
+# agree must agree in everything, and most must.
 NEAR_TIES = {"logits": 5e-3, "assignment": 1e-3, "tokens": 2e-2, "features": 2e-2}
 NEAR_TIE_PICTURES = 0.5  # of the noise pictures, which are the worst there are; at most
 
@@ -38,9 +41,10 @@ class VerificationError(Exception):
 
 @dataclass(frozen=True)
 class Verification:
-    """What was checked and measured. difference: per output, max |torch - ONNX Runtime| over all batches, relative to max(1, max |torch|).
-    sizes: (H, W) of the pictures.
-    near_ties: share of pictures left out of it because a classic clustering assigned some patch differently; 0 for learned clusterings."""
+    """What was checked and measured. difference: per output, max |torch - ONNX Runtime| over all batches,
+    relative to max(1, max |torch|). sizes: (H, W) of the pictures.
+    near_ties: share of pictures left out of it because a classic clustering assigned some patch differently;
+    0 for learned clusterings."""
 
     opset: int
     nodes: int
@@ -55,22 +59,34 @@ class Verification:
         return asdict(self)
 
 
-def check_structure(proto: onnx.ModelProto, blocks: int, clusterings: int, dynamic_size: bool) -> tuple[int, int, int]:
-    """ONNX checker, opset, one Attention node a block, one Softmax a clustering; returns (nodes, attention, softmax)."""
+def check_structure(
+    proto: onnx.ModelProto, blocks: int, clusterings: int, dynamic_size: bool
+) -> tuple[int, int, int]:
+    """ONNX checker, opset, one Attention node a block, one Softmax a clustering; returns (nodes, attention,
+    softmax)."""
     try:
         onnx.checker.check_model(proto, full_check=True)
     except Exception as error:
-        raise VerificationError(f"the ONNX checker refuses the graph: {str(error).splitlines()[0]}") from error
+        raise VerificationError(
+            f"the ONNX checker refuses the graph: {str(error).splitlines()[0]}"
+        ) from error
     opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
     if opset != OPSET:
         raise VerificationError(f"the graph has opset {opset}, it must be {OPSET}")
     counts = node_counts(proto)
     if counts["Attention"] != blocks:
-        raise VerificationError(f"the graph has {counts['Attention']} Attention nodes for {blocks} blocks; attention was decomposed or duplicated")
+        raise VerificationError(
+            f"the graph has {counts['Attention']} Attention nodes for {blocks} blocks; attention was "
+            "decomposed or duplicated"
+        )
     if counts["Softmax"] != clusterings:
-        raise VerificationError(f"the graph has {counts['Softmax']} Softmax nodes for {clusterings} clusterings")
+        raise VerificationError(
+            f"the graph has {counts['Softmax']} Softmax nodes for {clusterings} clusterings"
+        )
     if not dynamic_size and (found := [op for op in FORBIDDEN if counts[op]]):
-        raise VerificationError(f"the graph has {', '.join(found)} nodes, which a fixed-size graph must not have")
+        raise VerificationError(
+            f"the graph has {', '.join(found)} nodes, which a fixed-size graph must not have"
+        )
     return sum(counts.values()), counts["Attention"], counts["Softmax"]
 
 
@@ -80,17 +96,22 @@ def clustering_nets(model: PaCaViT) -> list[nn.Module]:
 
 
 def softmaxes(model: PaCaViT) -> int:
-    """How many Softmax nodes the graph must have: one a clustering, unless a classic one says otherwise, and one for a gated pool."""
+    """How many Softmax nodes the graph must have: one a clustering, unless a classic one says otherwise, and
+    one for a gated pool."""
     nets = clustering_nets(model)
     own = model.config.clusterings - len(nets) + sum(getattr(net, "softmaxes", 1) for net in nets)
     return own + (model.config.pool == "gated")
 
 
-def check_numbers(path: Path, model: PaCaViT, explain_stage: int | None, seed: int = 0) -> tuple[dict[str, float], float]:
-    """Runs the file at `path` on random pictures at several batches (and sizes, if dynamic) against `model` in torch, every output.
+def check_numbers(
+    path: Path, model: PaCaViT, explain_stage: int | None, seed: int = 0
+) -> tuple[dict[str, float], float]:
+    """Runs the file at `path` on random pictures at several batches (and sizes, if dynamic) against `model`
+    in torch, every output.
 
-    Returns the largest difference per output relative to max(1, max |torch|), and the share of pictures with near-ties, which are left out of it; raises where
-    a difference exceeds its tolerance or the share its bound.
+    Returns the largest difference per output relative to max(1, max |torch|), and the share of pictures with
+    near-ties, which are left out of it; raises where a difference exceeds its tolerance or the share its
+    bound.
     """
     engine = Engine(path, Device("cpu"))
     reference = Served(model.eval(), "uint8", explain_stage).eval()
@@ -111,43 +132,67 @@ def check_numbers(path: Path, model: PaCaViT, explain_stage: int | None, seed: i
         got = {"logits": out.logits, **out.arrays}
         for name, want in expected.items():
             if got[name].shape != want.shape:
-                raise VerificationError(f"output {name} has shape {got[name].shape}, torch gives {want.shape}")
+                raise VerificationError(
+                    f"output {name} has shape {got[name].shape}, torch gives {want.shape}"
+                )
             if not np.isfinite(want).all():
-                raise VerificationError(f"the network itself gives non-finite {name}; is the checkpoint damaged?")
+                raise VerificationError(
+                    f"the network itself gives non-finite {name}; is the checkpoint damaged?"
+                )
             if not np.isfinite(got[name]).all():
-                raise VerificationError(f"ONNX Runtime gives non-finite {name} where torch does not; the file is not usable")
+                raise VerificationError(
+                    f"ONNX Runtime gives non-finite {name} where torch does not; the file is not usable"
+                )
         same = np.ones(batch, bool)
         if ties:
             for name in (n for n in names if n.startswith("assignment")):
-                same &= np.abs(got[name] - expected[name]).reshape(batch, -1).max(1) <= NEAR_TIES["assignment"]
+                same &= (
+                    np.abs(got[name] - expected[name]).reshape(batch, -1).max(1) <= NEAR_TIES["assignment"]
+                )
         pictures, left_out = pictures + batch, left_out + int((~same).sum())
         for name, want in expected.items():
-            difference = float(np.abs(got[name] - want)[same].max() / max(1.0, np.abs(want).max())) if same.any() else 0.0
+            difference = (
+                float(np.abs(got[name] - want)[same].max() / max(1.0, np.abs(want).max()))
+                if same.any()
+                else 0.0
+            )
             if difference > worst[name]:
                 worst[name], worst_at[name] = difference, images
     if left_out > NEAR_TIE_PICTURES * pictures:
         raise VerificationError(
-            f"torch and ONNX Runtime assign patches differently in {left_out} of {pictures} pictures, more than near-ties explain"
+            f"torch and ONNX Runtime assign patches differently in {left_out} of {pictures} pictures, more "
+            "than near-ties explain"
         )
     for name, difference in worst.items():
         allowed = (NEAR_TIES if ties else TOLERANCE)[name.split("_")[0]]
         if difference > allowed and not ties:
             allowed = max(allowed, rounding.allowance(float32_noise(reference, worst_at[name])[name]))
         if difference > allowed:
-            raise VerificationError(f"output {name} differs by {difference:.2g} between torch and ONNX Runtime, allowed are {allowed:.2g}")
+            raise VerificationError(
+                f"output {name} differs by {difference:.2g} between torch and ONNX Runtime, allowed are "
+                f"{allowed:.2g}"
+            )
     return worst, left_out / pictures
 
 
 @torch.no_grad()
 def float32_noise(served: Served, images: np.ndarray) -> dict[str, float]:
-    """How far float32 itself is from float64 in PyTorch, per output: the largest difference relative to max(1, max |float64|)."""
+    """How far float32 itself is from float64 in PyTorch, per output: the largest difference relative to
+    max(1, max |float64|)."""
     exact = Served(copy.deepcopy(served.model).double(), "float32", served.explain_stage).eval()
-    normalised = torch.from_numpy(images).permute(0, 3, 1, 2).double() * served.scale.double() + served.shift.double()
+    normalised = (
+        torch.from_numpy(images).permute(0, 3, 1, 2).double() * served.scale.double() + served.shift.double()
+    )
     pairs = zip(served.output_names, served(torch.from_numpy(images)), exact(normalised), strict=True)
-    return {name: float((found - true).abs().max() / max(1.0, float(true.abs().max()))) for name, found, true in pairs}
+    return {
+        name: float((found - true).abs().max() / max(1.0, float(true.abs().max())))
+        for name, found, true in pairs
+    }
 
 
-def verify(proto: onnx.ModelProto, path: Path, model: PaCaViT, explain_stage: int | None, dynamic_size: bool) -> Verification:
+def verify(
+    proto: onnx.ModelProto, path: Path, model: PaCaViT, explain_stage: int | None, dynamic_size: bool
+) -> Verification:
     """All checks of an fp32 file: `proto` is its content, `path` where it lies for the engine to load."""
     nodes, attention, softmax = check_structure(proto, model.config.blocks, softmaxes(model), dynamic_size)
     difference, near_ties = check_numbers(path, model, explain_stage)

@@ -17,4 +17,6 @@ The path of one `POST /explain` through these files:
 import os
 
 __version__ = "0.1.0"
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before ONNX Runtime is imported, which else tells its maker what runs here
+os.environ.setdefault(
+    "ORT_DISABLE_TELEMETRY", "1"
+)  # before ONNX Runtime is imported, which else tells its maker what runs here

@@ -1,7 +1,9 @@
-"""What an exported .onnx says about itself: one JSON manifest in its metadata, read here and written by `export.annotate`.
+"""What an exported .onnx says about itself: one JSON manifest in its metadata, read here and written by
+`export.annotate`.
 
-The server needs no file but the model, so everything it must know stands in the manifest. The reader owns the format: a schema number it does not
-know is refused with both numbers named. Only the standard library and numpy; reading the metadata out of the file is the engine's work.
+The server needs no file but the model, so everything it must know stands in the manifest. The reader owns the
+format: a schema number it does not know is refused with both numbers named. Only the standard library and
+numpy; reading the metadata out of the file is the engine's work.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """size: (H, W) of the network's input. resize: "stretch" = the whole picture to size, aspect not kept; "shortest" = the shorter side to
-    size / crop, then the centre. mean, std: of pixel values in 0..1, applied inside the graph when the input is uint8."""
+    """size: (H, W) of the network's input. resize: "stretch" = the whole picture to size, aspect not kept;
+    "shortest" = the shorter side to size / crop, then the centre. mean, std: of pixel values in 0..1, applied
+    inside the graph when the input is uint8."""
 
     size: tuple[int, int]
     resize: str
@@ -35,14 +38,18 @@ class Preprocessing:
     std: tuple[float, float, float]
 
     def to_float(self, images: np.ndarray) -> np.ndarray:
-        """uint8 (B, H, W, 3) → normalised float32 (B, 3, H, W): what a graph with the input kind float32 wants."""
+        """uint8 (B, H, W, 3) → normalised float32 (B, 3, H, W): what a graph with the input kind float32
+        wants."""
         scaled = images.transpose(0, 3, 1, 2).astype(np.float32) / 255
-        return (scaled - np.array(self.mean, np.float32)[:, None, None]) / np.array(self.std, np.float32)[:, None, None]
+        return (scaled - np.array(self.mean, np.float32)[:, None, None]) / np.array(self.std, np.float32)[
+            :, None, None
+        ]
 
 
 @dataclass(frozen=True)
 class StageInfo:
-    """stage: from 1. grid: (H_s, W_s) at the manifest's size. clusters: M, 0 where the stage does not cluster. output: its graph output, or None."""
+    """stage: from 1. grid: (H_s, W_s) at the manifest's size. clusters: M, 0 where the stage does not
+    cluster. output: its graph output, or None."""
 
     stage: int
     grid: tuple[int, int]
@@ -55,8 +62,9 @@ class StageInfo:
 
 @dataclass(frozen=True)
 class ExplainInfo:
-    """Where explain.onnx takes over: the graph output `features` holds the normed tokens of `stage`. maps: the stages its outputs `map_<stage>` are of;
-    effects: the stages whose clusters' effects `effect_<stage>` it gives."""
+    """Where explain.onnx takes over: the graph output `features` holds the normed tokens of `stage`. maps:
+    the stages its outputs `map_<stage>` are of; effects: the stages whose clusters' effects `effect_<stage>`
+    it gives."""
 
     stage: int
     maps: tuple[int, ...]
@@ -65,7 +73,8 @@ class ExplainInfo:
 
 @dataclass(frozen=True)
 class Golden:
-    """A self-test: `golden_picture(size, seed)` must give `top` and these logits (the first ones) within `tolerance`."""
+    """A self-test: `golden_picture(size, seed)` must give `top` and these logits (the first ones) within
+    `tolerance`."""
 
     seed: int
     top: int
@@ -75,8 +84,9 @@ class Golden:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The whole. precision: fp32, fp16 or int8. input: uint8 or float32. temperature: logits are divided by it before the softmax (1 = uncalibrated).
-    verification: what the exporter checked, as name → measured value. accuracy: measured figures of this model, if known."""
+    """The whole. precision: fp32, fp16 or int8. input: uint8 or float32. temperature: logits are divided by
+    it before the softmax (1 = uncalibrated). verification: what the exporter checked, as name → measured
+    value. accuracy: measured figures of this model, if known."""
 
     name: str
     variant: str
@@ -114,10 +124,13 @@ class Manifest:
             values = json.loads(text)
             schema = values.get("schema")
         except (ValueError, AttributeError):
-            raise BadArtifact("the model's manifest is not a JSON object; export it again with `paca export`") from None
+            raise BadArtifact(
+                "the model's manifest is not a JSON object; export it again with `paca export`"
+            ) from None
         if schema != SCHEMA:
             raise BadArtifact(
-                f"the model's manifest has schema {schema!r}, this server reads schema {SCHEMA}; export it again, or use a matching server"
+                f"the model's manifest has schema {schema!r}, this server reads schema {SCHEMA}; export it "
+                "again, or use a matching server"
             )
         known = {f.name for f in fields(cls)}
         try:
@@ -129,7 +142,9 @@ class Manifest:
             values["explain"] = _build(ExplainInfo, values.get("explain"))
             manifest = cls(**values)
         except (KeyError, TypeError) as error:
-            raise BadArtifact(f"the model's manifest is incomplete ({error}); export it again with `paca export`") from None
+            raise BadArtifact(
+                f"the model's manifest is incomplete ({error}); export it again with `paca export`"
+            ) from None
         manifest._check()
         return manifest
 
@@ -146,7 +161,8 @@ class Manifest:
             raise BadArtifact("the model's manifest lists no labels")
         if p.resize not in RESIZES or p.interpolation not in INTERPOLATIONS or not 0 < p.crop <= 1:
             raise BadArtifact(
-                f"the model's manifest asks for a preprocessing this server does not know: {p.resize}, {p.interpolation}, crop {p.crop}"
+                f"the model's manifest asks for a preprocessing this server does not know: {p.resize}, "
+                f"{p.interpolation}, crop {p.crop}"
             )
         if self.input not in ("uint8", "float32"):
             raise BadArtifact(f"the model's manifest names an unknown input kind {self.input!r}")
@@ -162,31 +178,44 @@ def _build(cls: type, values: dict[str, Any] | None) -> Any:
 
 @dataclass(frozen=True)
 class Head:
-    """The classifier on top of the mean token: logits = mean(tokens) · weightᵀ + bias. weight: (K, C), bias: (K,), float32."""
+    """The classifier on top of the mean token: logits = mean(tokens) · weightᵀ + bias. weight: (K, C), bias:
+    (K,), float32."""
 
     weight: np.ndarray
     bias: np.ndarray
 
     def to_text(self) -> str:
-        return base64.b64encode(np.concatenate([self.weight.astype("<f4").ravel(), self.bias.astype("<f4")]).tobytes()).decode()
+        return base64.b64encode(
+            np.concatenate([self.weight.astype("<f4").ravel(), self.bias.astype("<f4")]).tobytes()
+        ).decode()
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, str], classes: int) -> Head:
-        """From the metadata's base64 float32 (weights row by row, then biases); BadArtifact where it is absent or does not fit."""
+        """From the metadata's base64 float32 (weights row by row, then biases); BadArtifact where it is
+        absent or does not fit."""
         try:
             values = np.frombuffer(base64.b64decode(metadata[HEAD_KEY], validate=True), "<f4")
         except (KeyError, ValueError):
-            raise BadArtifact("the model carries no readable head weights; export it again with `paca export`") from None
+            raise BadArtifact(
+                "the model carries no readable head weights; export it again with `paca export`"
+            ) from None
         if values.size % classes or values.size <= classes:
-            raise BadArtifact(f"the model's head weights do not fit its {classes} labels; export it again with `paca export`")
+            raise BadArtifact(
+                f"the model's head weights do not fit its {classes} labels; export it again with `paca "
+                "export`"
+            )
         width = values.size // classes - 1
         return cls(values[: classes * width].reshape(classes, width), values[classes * width :])
 
 
 def golden_picture(size: tuple[int, int], seed: int) -> np.ndarray:
-    """(H, W, 3) uint8, the same on every machine: smooth colour waves, so that a network gives it an ordinary, finite answer."""
+    """(H, W, 3) uint8, the same on every machine: smooth colour waves, so that a network gives it an
+    ordinary, finite answer."""
     height, width = size
     phase = np.random.default_rng(seed).uniform(0, 2 * np.pi, (3, 2))
     y, x = np.mgrid[0:height, 0:width] / max(height, width)
-    waves = [127.5 + 127 * np.sin(6 * (c + 1) * x + phase[c, 0]) * np.cos(5 * (c + 1) * y + phase[c, 1]) for c in range(3)]
+    waves = [
+        127.5 + 127 * np.sin(6 * (c + 1) * x + phase[c, 0]) * np.cos(5 * (c + 1) * y + phase[c, 1])
+        for c in range(3)
+    ]
     return np.round(np.stack(waves, -1)).astype(np.uint8)

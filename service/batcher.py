@@ -1,17 +1,23 @@
-"""Joins pictures that arrive while the engine is busy into one run. Knows no engine: it gets a callable. Metrics are the edge's.
+"""Joins pictures that arrive while the engine is busy into one run. Knows no engine: it gets a callable.
+Metrics are the edge's.
 
 The promise, one test a sentence in tests/service/test_batcher.py:
  1. Every submitted item gets exactly one answer: its own row, or one PacaError.
  2. A run holds at most max_batch items, all with the same key, in the order they came.
- 3. An item waits only while every instance is busy; max_wait > 0 lets a run that is not full wait that long after its first item came.
+ 3. An item waits only while every instance is busy; max_wait > 0 lets a run that is not full wait that long
+    after its first item came.
  4. A caller that leaves changes nothing for the others; what it left in the queue is never run.
- 5. A run that fails fails its own items only: each is run once more, alone, and then answered EngineFailed, or the PacaError that run raised.
+ 5. A run that fails fails its own items only: each is run once more, alone, and then answered EngineFailed,
+    or the PacaError that run raised.
  6. A run that returns another number of results than it got items has failed.
- 7. At most queue_size items wait; beyond that submit raises Overloaded at once, with the seconds after which there should be room.
+ 7. At most queue_size items wait; beyond that submit raises Overloaded at once, with the seconds after which
+    there should be room.
  8. An item whose deadline passes is answered DeadlineExceeded then, and is not run if it still waits.
- 9. close() answers everyone: what runs finishes, what waits finishes too or, once the grace is over, is answered Draining, as is every later submit.
+ 9. close() answers everyone: what runs finishes, what waits finishes too or, once the grace is over, is
+    answered Draining, as is every later submit.
 
-All state belongs to the event loop's thread; only `run` itself is called in the pool's threads. Times are those of the monotonic clock.
+All state belongs to the event loop's thread; only `run` itself is called in the pool's threads. Times are
+those of the monotonic clock.
 """
 
 from __future__ import annotations
@@ -33,7 +39,8 @@ LONGEST_RETRY_AFTER = 30.0
 
 @dataclass(frozen=True)
 class Answer(Generic[R]):
-    """One item's result. queue_ms: from submit to the start of the run that answered; inference_ms: that run; batch_size: items that shared it."""
+    """One item's result. queue_ms: from submit to the start of the run that answered; inference_ms: that run;
+    batch_size: items that shared it."""
 
     result: R
     queue_ms: float
@@ -52,9 +59,10 @@ class _Entry(Generic[T]):
 
 
 class Batcher(Generic[T, R]):
-    """run: items → results in the same order, blocking; called in up to `instances` threads at once. max_wait: seconds. queue_size: waiting items.
-    key: items share a run only when key(item) is equal, e.g. their shape. Attributes for metrics: depth (items waiting), in_flight (items running);
-    batches, items (runs and the items in them), dropped (callers gone before their item ran), expired, retried, rejected."""
+    """run: items → results in the same order, blocking; called in up to `instances` threads at once.
+    max_wait: seconds. queue_size: waiting items. key: items share a run only when key(item) is equal, e.g.
+    their shape. Attributes for metrics: depth (items waiting), in_flight (items running); batches, items
+    (runs and the items in them), dropped (callers gone before their item ran), expired, retried, rejected."""
 
     def __init__(
         self,
@@ -69,7 +77,12 @@ class Batcher(Generic[T, R]):
         if min(max_batch, queue_size, instances) < 1 or max_wait < 0:
             raise ValueError("max_batch, queue_size and instances must be at least 1, max_wait at least 0")
         self._run, self._key = run, key
-        self.max_batch, self.max_wait, self.queue_size, self.instances = max_batch, max_wait, queue_size, instances
+        self.max_batch, self.max_wait, self.queue_size, self.instances = (
+            max_batch,
+            max_wait,
+            queue_size,
+            instances,
+        )
         self._pool = ThreadPoolExecutor(instances, thread_name_prefix="batcher")
         self._waiting: deque[_Entry[T]] = deque()
         self._running = 0  # runs in the pool
@@ -78,7 +91,9 @@ class Batcher(Generic[T, R]):
         self._closed = False
         self._empty: asyncio.Future[None] | None = None  # close() waits for it
         self._seconds_per_item = 0.0  # smoothed, of one instance; 0 before the first run
-        self.in_flight = self.batches = self.items = self.dropped = self.expired = self.retried = self.rejected = 0
+        self.in_flight = self.batches = self.items = self.dropped = self.expired = self.retried = (
+            self.rejected
+        ) = 0
 
     @property
     def depth(self) -> int:
@@ -87,10 +102,17 @@ class Batcher(Generic[T, R]):
     @property
     def retry_after(self) -> float:
         """Seconds until what waits now will have been run, from measured runs; 1 before the first."""
-        return min(self._seconds_per_item * (len(self._waiting) + self.in_flight) / self.instances, LONGEST_RETRY_AFTER) or 1.0
+        return (
+            min(
+                self._seconds_per_item * (len(self._waiting) + self.in_flight) / self.instances,
+                LONGEST_RETRY_AFTER,
+            )
+            or 1.0
+        )
 
     async def submit(self, item: T, deadline: float | None = None) -> Answer[R]:
-        """The item's answer. deadline: a time.monotonic() value. Raises Overloaded, Draining, DeadlineExceeded, EngineFailed, or run's PacaError."""
+        """The item's answer. deadline: a time.monotonic() value. Raises Overloaded, Draining,
+        DeadlineExceeded, EngineFailed, or run's PacaError."""
         if self._closed:
             raise Draining("the server is shutting down; send the request again to another one")
         if len(self._waiting) >= self.queue_size:
@@ -98,11 +120,20 @@ class Batcher(Generic[T, R]):
         if len(self._waiting) >= self.queue_size:
             self.rejected += 1
             raise Overloaded(
-                "too many pictures are waiting; try again later", retry_after=self.retry_after, limit="queue_size", value=self.queue_size
+                "too many pictures are waiting; try again later",
+                retry_after=self.retry_after,
+                limit="queue_size",
+                value=self.queue_size,
             )
         loop = asyncio.get_running_loop()
-        entry: _Entry[T] = _Entry(item, self._key(item) if self._key else None, deadline, loop.create_future())
-        timer = None if deadline is None else loop.call_later(max(0.0, deadline - entry.arrived), self._expire, entry)
+        entry: _Entry[T] = _Entry(
+            item, self._key(item) if self._key else None, deadline, loop.create_future()
+        )
+        timer = (
+            None
+            if deadline is None
+            else loop.call_later(max(0.0, deadline - entry.arrived), self._expire, entry)
+        )
         self._waiting.append(entry)
         if self.max_batch == 1:
             self._dispatch()
@@ -120,8 +151,9 @@ class Batcher(Generic[T, R]):
                 timer.cancel()
 
     async def close(self, grace: float | None = None) -> None:
-        """Returns when everyone is answered and nothing runs. grace: seconds that queued items still get; None = until all of them have run.
-        A run is never interrupted: one that hangs holds close() up, though not its callers' deadlines."""
+        """Returns when everyone is answered and nothing runs. grace: seconds that queued items still get;
+        None = until all of them have run. A run is never interrupted: one that hangs holds close() up, though
+        not its callers' deadlines."""
         self._closed = True
         self._dispatch()
         try:
@@ -155,7 +187,12 @@ class Batcher(Generic[T, R]):
 
     def _expire(self, entry: _Entry[T]) -> None:
         self._forget(entry)
-        if _fail(entry, DeadlineExceeded("the deadline passed before the answer was there; try again later, or allow more time")):
+        if _fail(
+            entry,
+            DeadlineExceeded(
+                "the deadline passed before the answer was there; try again later, or allow more time"
+            ),
+        ):
             self.expired += 1
 
     def _dispatch(self) -> None:
@@ -170,7 +207,12 @@ class Batcher(Generic[T, R]):
         self._tell_if_empty()
 
     def _should_wait(self, first: _Entry[T]) -> bool:
-        if self.max_wait == 0 or self._closed or first.alone or sum(self._fits(entry, first) for entry in self._waiting) >= self.max_batch:
+        if (
+            self.max_wait == 0
+            or self._closed
+            or first.alone
+            or sum(self._fits(entry, first) for entry in self._waiting) >= self.max_batch
+        ):
             return False
         left = first.arrived + self.max_wait - time.monotonic()
         if left <= 0:
@@ -185,7 +227,8 @@ class Batcher(Generic[T, R]):
         return entry is first or (entry.key == first.key and not entry.alone and not first.alone)
 
     def _form(self) -> list[_Entry[T]]:
-        """The next run: the oldest item and those behind it that may share its run, without those that are gone or too late."""
+        """The next run: the oldest item and those behind it that may share its run, without those that are
+        gone or too late."""
         batch: list[_Entry[T]] = []
         passed: list[_Entry[T]] = []
         now = time.monotonic()
@@ -214,7 +257,9 @@ class Batcher(Generic[T, R]):
             outcome = error
         loop.call_soon_threadsafe(self._finish, batch, outcome, started, time.monotonic())
 
-    def _finish(self, batch: list[_Entry[T]], outcome: Sequence[R] | BaseException, started: float, ended: float) -> None:
+    def _finish(
+        self, batch: list[_Entry[T]], outcome: Sequence[R] | BaseException, started: float, ended: float
+    ) -> None:
         self._running -= 1
         self.in_flight -= len(batch)
         self.batches += 1
@@ -223,16 +268,24 @@ class Batcher(Generic[T, R]):
             self._fail_or_retry(batch, outcome)
         else:
             seconds = (ended - started) / len(batch)
-            self._seconds_per_item += (seconds - self._seconds_per_item) * (0.1 if self._seconds_per_item else 1.0)
+            self._seconds_per_item += (seconds - self._seconds_per_item) * (
+                0.1 if self._seconds_per_item else 1.0
+            )
             for entry, result in zip(batch, outcome, strict=True):
                 if not entry.future.done():
-                    entry.future.set_result(Answer(result, (started - entry.arrived) * 1e3, (ended - started) * 1e3, len(batch)))
+                    entry.future.set_result(
+                        Answer(result, (started - entry.arrived) * 1e3, (ended - started) * 1e3, len(batch))
+                    )
         self._dispatch()
 
     def _fail_or_retry(self, batch: list[_Entry[T]], error: BaseException) -> None:
         for entry in reversed(batch):  # to the front of the queue, the first one first
             if entry.alone or (len(batch) == 1 and isinstance(error, PacaError)):
-                final = error if isinstance(error, PacaError) else EngineFailed("the engine failed on this picture twice; try again later")
+                final = (
+                    error
+                    if isinstance(error, PacaError)
+                    else EngineFailed("the engine failed on this picture twice; try again later")
+                )
                 final.__cause__ = None if final is error else error
                 _fail(entry, final)
             elif not entry.future.done():

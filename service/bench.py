@@ -1,4 +1,5 @@
-"""What `paca bench` and `paca tune` do: measure the engine on this machine, or a running server, and find the settings that suit this machine best."""
+"""What `paca bench` and `paca tune` do: measure the engine on this machine, or a running server, and find the
+settings that suit this machine best."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ class Setting:
 
 @dataclass(frozen=True)
 class Measured:
-    """rate: pictures a second with every decoder busy; p50: milliseconds of one picture on an idle machine."""
+    """rate: pictures a second with every decoder busy; p50: milliseconds of one picture on an idle
+    machine."""
 
     setting: Setting
     rate: float
@@ -47,7 +49,8 @@ def sample(size: tuple[int, int] = (480, 640)) -> bytes:
 
 
 def steps(path: Path, device: Device, photo: bytes, seconds: float = 2.0) -> dict[str, float]:
-    """Median milliseconds of each step of one request, without a server: decode and preprocess, one picture's run, a run of eight per picture."""
+    """Median milliseconds of each step of one request, without a server: decode and preprocess, one picture's
+    run, a run of eight per picture."""
     engine = Engine(path, device)
     decoded = images.decode(photo, images.Limits(), images.needed_side(engine.manifest.preprocessing))
     tensor, _ = images.preprocess(decoded.rgb, decoded.width, decoded.height, engine.manifest.preprocessing)
@@ -82,13 +85,16 @@ def load(url: str, photo: bytes, *, connections: int, seconds: float) -> LoadRes
 
 
 def candidates(usable: int | None = None) -> list[Setting]:
-    """Settings worth trying on `usable` cores: from one run with all of them to a run on each, and batches where runs share cores."""
+    """Settings worth trying on `usable` cores: from one run with all of them to a run on each, and batches
+    where runs share cores."""
     usable = usable or cores()
     shapes = sorted({(n, max(1, usable // n)) for n in (1, 2, usable // 2, usable) if 1 <= n <= usable})
     return [Setting(instances, threads, batch) for instances, threads in shapes for batch in (1, 4, 8)]
 
 
-def tune(path: Path, photo: bytes, seconds: float = 3.0, settings: list[Setting] | None = None) -> Iterator[Measured]:
+def tune(
+    path: Path, photo: bytes, seconds: float = 3.0, settings: list[Setting] | None = None
+) -> Iterator[Measured]:
     """Measures each setting through the predictor, as the server would run it."""
     for setting in settings or candidates():
         yield asyncio.run(_measure(path, setting, photo, seconds))
@@ -128,4 +134,7 @@ def best(found: list[Measured], goal: str) -> Measured:
 
 def environment(setting: Setting) -> str:
     """The setting as lines for an env file."""
-    return f"PACA_INSTANCES={setting.instances}\nPACA_THREADS={setting.threads}\nPACA_MAX_BATCH={setting.max_batch}\n"
+    return (
+        f"PACA_INSTANCES={setting.instances}\nPACA_THREADS={setting.threads}"
+        f"\nPACA_MAX_BATCH={setting.max_batch}\n"
+    )

@@ -1,7 +1,9 @@
-"""The command `paca`: sub-commands come from the entry points of the group `paca.commands`; the server's own stand here.
+"""The command `paca`: sub-commands come from the entry points of the group `paca.commands`; the server's own
+stand here.
 
-Exit codes: 0 done, 1 failed with a one-line reason (a traceback only with --debug), 2 wrong usage. Tables in a terminal, JSON with --json. What
-the commands do is the predictor's and the edge's; this file only reads arguments and prints.
+Exit codes: 0 done, 1 failed with a one-line reason (a traceback only with --debug), 2 wrong usage. Tables in
+a terminal, JSON with --json. What the commands do is the predictor's and the edge's; this file only reads
+arguments and prints.
 """
 
 from __future__ import annotations
@@ -48,7 +50,10 @@ class Commands(TyperGroup):
 
 
 def _absent(name: str, missing: ModuleNotFoundError) -> Callable[..., None]:
-    message = f"Not installed: `paca {name}` needs the extra 'export' ({missing.name} is missing): pip install 'paca-serve[export]'"
+    message = (
+        f"Not installed: `paca {name}` needs the extra 'export' ({missing.name} is missing): pip install "
+        "'paca-serve[export]'"
+    )
 
     def command() -> None:
         Console(stderr=True).print(message, markup=False, highlight=False)
@@ -58,11 +63,18 @@ def _absent(name: str, missing: ModuleNotFoundError) -> Callable[..., None]:
     return command
 
 
-app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, help="PaCa-ViT in production: export, serve, explain.")
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="PaCa-ViT in production: export, serve, explain.",
+)
 
 
 @app.callback()
-def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False) -> None:
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False,
+) -> None:
     os.environ["PACA_CLI_DEBUG"] = "1" if debug else ""
 
 
@@ -78,20 +90,27 @@ def main() -> None:
         sys.exit(1)
 
 
-Model = Annotated[Path | None, typer.Option("--model", "-m", help="An exported .onnx. Default: the embedded model.")]
+Model = Annotated[
+    Path | None, typer.Option("--model", "-m", help="An exported .onnx. Default: the embedded model.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
-Inputs = Annotated[list[str], typer.Argument(help="Pictures, folders of pictures, or - for one picture on standard input.")]
+Inputs = Annotated[
+    list[str], typer.Argument(help="Pictures, folders of pictures, or - for one picture on standard input.")
+]
 
 
 def _one_of(values: Iterable[str]) -> Any:
-    """An option with these values, which the shell's completion offers; whether one is allowed is checked where it is used."""
+    """An option with these values, which the shell's completion offers; whether one is allowed is checked
+    where it is used."""
     return typer.Option(help=f"One of: {', '.join(values)}.", autocompletion=lambda: list(values))
 
 
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="TCP port, 0 = any free one.")] = None,
-    models: Annotated[Path | None, typer.Option(help="Model repository: <name>/<version>/model.onnx.")] = None,
+    models: Annotated[
+        Path | None, typer.Option(help="Model repository: <name>/<version>/model.onnx.")
+    ] = None,
     provider: Annotated[str | None, _one_of(("auto", "cpu", "cuda"))] = None,
     precision: Annotated[str | None, _one_of(("fp32", "fp16", "int8"))] = None,
     instances: Annotated[int | None, typer.Option(help="Runs at the same time.")] = None,
@@ -103,7 +122,9 @@ def serve(
     from .api.server import serve as run
     from .settings import Settings
 
-    flags = {key: value for key, value in locals().items() if key in Settings.model_fields and value is not None}
+    flags = {
+        key: value for key, value in locals().items() if key in Settings.model_fields and value is not None
+    }
     run(_settings(Settings, flags))
 
 
@@ -133,8 +154,13 @@ def explain(
     inputs: Inputs,
     model: Model = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for overlays and reports.")] = Path("out"),
-    target: Annotated[list[str] | None, typer.Option("--target", "-t", help="Class name or id; repeatable. Default: the top class.")] = None,
-    contrast: Annotated[str | None, typer.Option(help="A class, or runner_up: why the target and not this one.")] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", "-t", help="Class name or id; repeatable. Default: the top class."),
+    ] = None,
+    contrast: Annotated[
+        str | None, typer.Option(help="A class, or runner_up: why the target and not this one.")
+    ] = None,
     method: Annotated[str | None, _one_of(METHODS)] = None,
     stage: Annotated[int | None, typer.Option(help="Whose clusters to show.")] = None,
     clusters: Annotated[int, typer.Option(help="How many clusters.")] = 5,
@@ -143,7 +169,8 @@ def explain(
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=1000)] = 5,
     as_json: AsJson = False,
 ) -> None:
-    """Explain pictures without a server: overlays and a self-contained HTML report each in the folder --out."""
+    """Explain pictures without a server: overlays and a self-contained HTML report each in the folder
+    --out."""
     from .report import render_report
 
     asked = ExplainOptions(
@@ -166,17 +193,22 @@ def explain(
         for explanation in answer.explanations:
             for kind, picture in explanation.images.items():
                 label = explanation.target.class_id if explanation.target else "all"
-                (out / f"{stem}.{label}.{kind}.{picture.mime.removeprefix('image/')}").write_bytes(picture.data)
+                (out / f"{stem}.{label}.{kind}.{picture.mime.removeprefix('image/')}").write_bytes(
+                    picture.data
+                )
     _print(answers, as_json)
     if not as_json:
         Console(stderr=True).print(f"overlays and reports are in {out}", markup=False, highlight=False)
 
 
 def inspect(
-    model: Annotated[Path | None, typer.Argument(help="An exported .onnx. Default: the embedded model.")] = None,
+    model: Annotated[
+        Path | None, typer.Argument(help="An exported .onnx. Default: the embedded model.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what an artifact says of itself: variant, labels, sizes, clusters, opset, attention nodes, precision, checks passed."""
+    """Show what an artifact says of itself: variant, labels, sizes, clusters, opset, attention nodes,
+    precision, checks passed."""
     from .engine import Device, Engine
 
     path = _model_path(model)
@@ -202,15 +234,22 @@ def inspect(
     )
     for key in shown:
         value = manifest[key]
-        table.add_row(key.replace("_", " "), f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value))
+        table.add_row(
+            key.replace("_", " "),
+            f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value),
+        )
     p = manifest["preprocessing"]
     table.add_row("image size", f"{p['size'][0]} x {p['size'][1]}, {p['resize']}, {p['interpolation']}")
     labels = manifest["labels"]
     table.add_row("labels", f"{len(labels)}: {', '.join(labels[:10])}{' …' if len(labels) > 10 else ''}")
     for stage in manifest["stages"]:
-        clusters = f"{stage['clusters']} clusters ({stage['clustering']})" if stage["clusters"] else "no clusters"
+        clusters = (
+            f"{stage['clusters']} clusters ({stage['clustering']})" if stage["clusters"] else "no clusters"
+        )
         table.add_row(
-            f"stage {stage['stage']}", f"{stage['grid'][0]} x {stage['grid'][1]} grid, width {stage['dim']}, {stage['blocks']} blocks, {clusters}"
+            f"stage {stage['stage']}",
+            f"{stage['grid'][0]} x {stage['grid'][1]} grid, width {stage['dim']}, {stage['blocks']} blocks, "
+            f"{clusters}",
         )
     for kind in ("verification", "accuracy", "tools"):
         table.add_row(kind, "\n".join(f"{k}: {v}" for k, v in manifest[kind].items()) or "-")
@@ -221,11 +260,19 @@ def inspect(
 
 def bench(
     url: Annotated[
-        str | None, typer.Argument(help="A running server, e.g. http://127.0.0.1:8000/classify. Default: this machine, without a server.")
+        str | None,
+        typer.Argument(
+            help="A running server, e.g. http://127.0.0.1:8000/classify. Default: this machine, without a "
+            "server."
+        ),
     ] = None,
     model: Model = None,
-    image: Annotated[Path | None, typer.Option(help="The photo to send. Default: a drawn 640 x 480 JPEG.")] = None,
-    connections: Annotated[int, typer.Option("--connections", "-c", min=1, max=1024, help="Requests in flight.")] = 16,
+    image: Annotated[
+        Path | None, typer.Option(help="The photo to send. Default: a drawn 640 x 480 JPEG.")
+    ] = None,
+    connections: Annotated[
+        int, typer.Option("--connections", "-c", min=1, max=1024, help="Requests in flight.")
+    ] = 16,
     seconds: Annotated[float, typer.Option(min=0.5, max=600, help="How long to measure.")] = 5.0,
     as_json: AsJson = False,
 ) -> None:
@@ -243,7 +290,10 @@ def bench(
             "failed connections": done.failures,
         }
     else:
-        values = {f"{step}, ms": round(ms, 2) for step, ms in measure.steps(_model_path(model), Device("cpu"), photo, seconds / 3).items()}
+        values = {
+            f"{step}, ms": round(ms, 2)
+            for step, ms in measure.steps(_model_path(model), Device("cpu"), photo, seconds / 3).items()
+        }
     if as_json:
         print(json.dumps(values))
         return
@@ -255,10 +305,17 @@ def bench(
 
 def tune(
     model: Model = None,
-    image: Annotated[Path | None, typer.Option(help="The photo to measure with. Default: a drawn 640 x 480 JPEG.")] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="The photo to measure with. Default: a drawn 640 x 480 JPEG.")
+    ] = None,
     goal: Annotated[str, typer.Option("--for", help="throughput or latency.")] = "throughput",
     seconds: Annotated[float, typer.Option(min=0.2, max=60, help="Per setting.")] = 3.0,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Env file to write, for `docker compose --env-file` or `set -a; . FILE`.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Env file to write, for `docker compose --env-file` or `set -a; . FILE`."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the instances x threads x batch that suit this machine, by measuring them."""
@@ -283,7 +340,14 @@ def tune(
     table = Table("instances", "threads", "batch", "pictures/s", "p50 ms", "")
     for m in found:
         mark = f"best for {goal}" if m is chosen else ""
-        table.add_row(str(m.setting.instances), str(m.setting.threads), str(m.setting.max_batch), f"{m.rate:.1f}", f"{m.p50:.1f}", mark)
+        table.add_row(
+            str(m.setting.instances),
+            str(m.setting.threads),
+            str(m.setting.max_batch),
+            f"{m.rate:.1f}",
+            f"{m.p50:.1f}",
+            mark,
+        )
     Console().print(table)
     print(measure.environment(chosen.setting), end="")
 
@@ -307,7 +371,9 @@ def _pictures(inputs: Iterable[str]) -> list[tuple[str, bytes]]:
         if name == "-":
             found.append((name, sys.stdin.buffer.read()))
         elif path.is_dir():
-            found += [(str(p), p.read_bytes()) for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES]
+            found += [
+                (str(p), p.read_bytes()) for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES
+            ]
         elif path.is_file():
             found.append((name, path.read_bytes()))
         else:
@@ -317,7 +383,9 @@ def _pictures(inputs: Iterable[str]) -> list[tuple[str, bytes]]:
     return found
 
 
-async def _ask(inputs: Iterable[str], model: Path | None, question: Callable[[Any, bytes], Any]) -> list[tuple[str, Any]]:
+async def _ask(
+    inputs: Iterable[str], model: Path | None, question: Callable[[Any, bytes], Any]
+) -> list[tuple[str, Any]]:
     from .predictor import Predictor
 
     pictures = _pictures(inputs)
@@ -344,8 +412,20 @@ def _print(answers: list[tuple[str, Any]], as_json: bool) -> None:
             if isinstance(answer, PacaError):
                 print(json.dumps({"file": name, "error": str(answer)}))
             else:
-                best = [{"label": p.label, "class_id": p.class_id, "score": p.score, "logit": p.logit} for p in answer.predictions]
-                print(json.dumps({"file": name, "model": answer.model, "model_version": answer.model_version, "predictions": best}))
+                best = [
+                    {"label": p.label, "class_id": p.class_id, "score": p.score, "logit": p.logit}
+                    for p in answer.predictions
+                ]
+                print(
+                    json.dumps(
+                        {
+                            "file": name,
+                            "model": answer.model,
+                            "model_version": answer.model_version,
+                            "predictions": best,
+                        }
+                    )
+                )
         return
     table = Table("picture", "class", "score", "then")
     for name, answer in answers:
@@ -353,5 +433,10 @@ def _print(answers: list[tuple[str, Any]], as_json: bool) -> None:
             table.add_row(Path(name).name, "[red]failed[/red]", "", str(answer))
             continue
         first, *rest = answer.predictions
-        table.add_row(Path(name).name, first.label, f"{first.score:.3f}", ", ".join(f"{p.label} {p.score:.3f}" for p in rest[:3]))
+        table.add_row(
+            Path(name).name,
+            first.label,
+            f"{first.score:.3f}",
+            ", ".join(f"{p.label} {p.score:.3f}" for p in rest[:3]),
+        )
     Console().print(table)

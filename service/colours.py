@@ -1,8 +1,9 @@
-"""Colours that do not lie: perceptually even maps, a diverging one for signed numbers, and a palette for clusters.
+"""Colours that do not lie: perceptually even maps, a diverging one for signed numbers, and a palette for
+clusters.
 
-viridis, inferno, magma (S. van der Walt, N. Smith) and cividis (Nunez, Anderton, Renslow 2018) get lighter evenly from end to end, also for
-colour-blind eyes and in grey print; there is no rainbow on purpose. Their 256 rows are matplotlib's own (public domain, CC0), stored as
-zlib-compressed differences.
+viridis, inferno, magma (S. van der Walt, N. Smith) and cividis (Nunez, Anderton, Renslow 2018) get lighter
+evenly from end to end, also for colour-blind eyes and in grey print; there is no rainbow on purpose. Their
+256 rows are matplotlib's own (public domain, CC0), stored as zlib-compressed differences.
 """
 
 from __future__ import annotations
@@ -41,17 +42,26 @@ def _ramp(*stops: str) -> np.ndarray:
     """(256, 3) uint8: straight lines through evenly spaced #rrggbb stops."""
     values = np.array([list(bytes.fromhex(stop)) for stop in stops], float)
     at = np.linspace(0, len(stops) - 1, 256)
-    return np.round(np.stack([np.interp(at, np.arange(len(stops)), values[:, c]) for c in range(3)], 1)).astype(np.uint8)
+    return np.round(
+        np.stack([np.interp(at, np.arange(len(stops)), values[:, c]) for c in range(3)], 1)
+    ).astype(np.uint8)
 
 
 # Each (256, 3) uint8, row 0 = no relevance, row 255 = the strongest.
 SEQUENTIAL = {name: _unpack(text) for name, text in _STORED.items()}
 
-# (256, 3) uint8: row 0 = strongest against, the middle = nothing, row 255 = strongest for. Blue and orange stay apart in every colour blindness.
+# (256, 3) uint8: row 0 = strongest against, the middle = nothing, row 255 = strongest for. Blue and orange
+# stay apart in every colour blindness.
 DIVERGING = _ramp("08519c", "3d8fd1", "9ecbe8", "f7f7f7", "fdc38d", "f5872b", "c24700")
 
 # Okabe & Ito 2008, without black: eight clusters that stay apart in every colour blindness. (8, 3) uint8.
-CLUSTERS = np.array([list(bytes.fromhex(c)) for c in ("e69f00", "56b4e9", "009e73", "f0e442", "0072b2", "d55e00", "cc79a7", "999999")], np.uint8)
+CLUSTERS = np.array(
+    [
+        list(bytes.fromhex(c))
+        for c in ("e69f00", "56b4e9", "009e73", "f0e442", "0072b2", "d55e00", "cc79a7", "999999")
+    ],
+    np.uint8,
+)
 
 
 def css_gradient(table: np.ndarray, stops: int = 17) -> str:

@@ -1,7 +1,9 @@
-"""One picture's model outputs → `results.Explanation`: the numbers of `explain` and the pictures of `render`, put together as the caller asked.
+"""One picture's model outputs → `results.Explanation`: the numbers of `explain` and the pictures of `render`,
+put together as the caller asked.
 
-`Plan` is a request checked against one model: names became ids, defaults became values, and whatever cannot be was refused with what to send instead.
-Runs in a worker thread, touches no model: gradient maps are handed in.
+`Plan` is a request checked against one model: names became ids, defaults became values, and whatever cannot
+be was refused with what to send instead. Runs in a worker thread, touches no model: gradient maps are handed
+in.
 """
 
 from __future__ import annotations
@@ -15,9 +17,29 @@ from . import explain
 from .artifact import Head, Manifest
 from .errors import BadParameter
 from .geometry import Window, to_pixel, to_pixels
-from .options import COLORMAPS, FORMATS, MAX_CLUSTERS, MAX_SIDE, MAX_TARGETS, METHODS, RENDERS, ExplainOptions, Target
+from .options import (
+    COLORMAPS,
+    FORMATS,
+    MAX_CLUSTERS,
+    MAX_SIDE,
+    MAX_TARGETS,
+    METHODS,
+    RENDERS,
+    ExplainOptions,
+    Target,
+)
 from .render import Canvas, fit
-from .results import Cluster, Explanation, Heatmap, ImageInfo, MaskInfo, Picture, Prediction, Segmentation, TargetInfo
+from .results import (
+    Cluster,
+    Explanation,
+    Heatmap,
+    ImageInfo,
+    MaskInfo,
+    Picture,
+    Prediction,
+    Segmentation,
+    TargetInfo,
+)
 
 CLUSTER_SIDE = 256  # longer side of a cluster overlay, unless a size is asked for
 NEEDS_GRADIENTS = ("focus", "fine")
@@ -25,8 +47,9 @@ NEEDS_GRADIENTS = ("focus", "fine")
 
 @dataclass(frozen=True)
 class Plan:
-    """targets: class ids, empty = the top class. contrast: class id, "runner_up" or None. stage: whose clusters, None where the model clusters nowhere.
-    gradients: whether explain.onnx must run. outputs: the graph outputs that are needed."""
+    """targets: class ids, empty = the top class. contrast: class id, "runner_up" or None. stage: whose
+    clusters, None where the model clusters nowhere. gradients: whether explain.onnx must run. outputs: the
+    graph outputs that are needed."""
 
     options: ExplainOptions
     method: str
@@ -53,14 +76,19 @@ def plan(options: ExplainOptions, manifest: Manifest, has_gradients: bool) -> Pl
         _one_of("size", options.size, ("original", "model"))
     if len(options.targets) > MAX_TARGETS:
         raise BadParameter(
-            f"{len(options.targets)} targets are too many; ask for at most {MAX_TARGETS} in one request", limit="targets", value=MAX_TARGETS
+            f"{len(options.targets)} targets are too many; ask for at most {MAX_TARGETS} in one request",
+            limit="targets",
+            value=MAX_TARGETS,
         )
     targets = tuple(class_id(target, manifest.labels) for target in options.targets)
     contrast = options.contrast
     if contrast is not None and contrast != "runner_up":
         contrast = class_id(contrast, manifest.labels)
     if options.effect and not (has_gradients and manifest.explain and manifest.explain.effects):
-        raise BadParameter("this model comes without cluster effects; leave out effect and use share, the part of the evidence located in a cluster")
+        raise BadParameter(
+            "this model comes without cluster effects; leave out effect and use share, the part of the "
+            "evidence located in a cluster"
+        )
     stage = _stage(options, manifest)
     method = options.method or "focus"
     gradients = has_gradients and (method in NEEDS_GRADIENTS or options.effect)
@@ -70,16 +98,28 @@ def plan(options: ExplainOptions, manifest: Manifest, has_gradients: bool) -> Pl
 
 def class_id(target: Target, labels: Sequence[str]) -> int:
     """A class by number or name (letter case does not matter); BadParameter lists names that exist."""
-    number = target if isinstance(target, int) else int(target) if target.strip().isdecimal() and len(target) < 8 else None
+    number = (
+        target
+        if isinstance(target, int)
+        else int(target)
+        if target.strip().isdecimal() and len(target) < 8
+        else None
+    )
     if number is not None:
         if 0 <= number < len(labels):
             return number
-        raise BadParameter(f"there is no class {number}; ids go from 0 to {len(labels) - 1}", limit="class_id", value=len(labels) - 1)
+        raise BadParameter(
+            f"there is no class {number}; ids go from 0 to {len(labels) - 1}",
+            limit="class_id",
+            value=len(labels) - 1,
+        )
     wanted = _folded(str(target))
     for i, label in enumerate(labels):
         if wanted in (_folded(label), *map(_folded, label.split(","))):
             return i
-    shown = ", ".join(labels[:20]) + (f" and {len(labels) - 20} more (GET /models/<name>)" if len(labels) > 20 else "")
+    shown = ", ".join(labels[:20]) + (
+        f" and {len(labels) - 20} more (GET /models/<name>)" if len(labels) > 20 else ""
+    )
     raise BadParameter(f"there is no class {str(target)[:60]!r}; the model knows: {shown}")
 
 
@@ -91,14 +131,18 @@ def _stage(options: ExplainOptions, manifest: Manifest) -> int | None:
     clustering = [s.stage for s in manifest.clustered_stages]
     if options.stage is not None and options.stage not in clustering:
         raise BadParameter(
-            f"stage {options.stage} has no clusters; choose one of: {', '.join(map(str, clustering)) or 'none, this model does not cluster'}"
+            f"stage {options.stage} has no clusters; choose one of: "
+            f"{', '.join(map(str, clustering)) or 'none, this model does not cluster'}"
         )
     return options.stage or (clustering[-1] if clustering else None)
 
 
 def _one_of(name: str, value: object, valid: Sequence[object]) -> None:
     if value not in valid:
-        raise BadParameter(f"{name} {str(value)[:60]!r} is not known; choose one of: {', '.join(str(v) for v in valid if v is not None)}")
+        raise BadParameter(
+            f"{name} {str(value)[:60]!r} is not known; choose one of: "
+            f"{', '.join(str(v) for v in valid if v is not None)}"
+        )
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
@@ -123,7 +167,10 @@ def predictions(logits: np.ndarray, manifest: Manifest, top_k: int) -> tuple[Pre
 def questions(asked: Plan, logits: np.ndarray) -> list[tuple[int, int | None]]:
     """(target, class it is contrasted with) of every explanation of one picture."""
     targets = asked.targets or (int(np.argmax(logits)),)
-    return [(t, explain.runner_up(logits, t) if asked.contrast == "runner_up" else asked.contrast) for t in targets]  # type: ignore[misc]
+    contrast = asked.contrast
+    if isinstance(contrast, str):  # "runner_up"
+        return [(target, explain.runner_up(logits, target)) for target in targets]
+    return [(target, contrast) for target in targets]
 
 
 def longest_side(size: str | int, model_side: int) -> int:
@@ -132,10 +179,15 @@ def longest_side(size: str | int, model_side: int) -> int:
 
 
 def canvas(asked: Plan, photo: np.ndarray, window: Window, info: ImageInfo, model_side: int) -> Canvas:
-    """The canvas of one picture at the size asked for. photo: upright RGB, possibly decoded smaller than `info` says; window: in original pixels."""
+    """The canvas of one picture at the size asked for. photo: upright RGB, possibly decoded smaller than
+    `info` says; window: in original pixels."""
     o = asked.options
     original = (info.width, info.height)
-    longest = min(longest_side(o.size, model_side), max(original)) if o.size == "original" else longest_side(o.size, model_side)
+    longest = (
+        min(longest_side(o.size, model_side), max(original))
+        if o.size == "original"
+        else longest_side(o.size, model_side)
+    )
     size = fit(original, longest) if longest != max(original) else original
     across, down = photo.shape[1] / info.width, photo.shape[0] / info.height
     placed = (window[0] * across, window[1] * down, window[2] * across, window[3] * down)
@@ -155,7 +207,8 @@ def explanation(
     window: Window,
     info: ImageInfo,
 ) -> Explanation:
-    """The answer for one target of one picture. arrays: its graph outputs; gradients: its outputs of explain.onnx, empty where that did not run."""
+    """The answer for one target of one picture. arrays: its graph outputs; gradients: its outputs of
+    explain.onnx, empty where that did not run."""
     weights = explain.question(len(logits), target, against)
     cam = explain.contributions(arrays["tokens"], manifest.stages[-1].grid, head, weights)
     heat, method = explain.heatmap(asked.method, cam, explain.stage_maps(gradients))
@@ -169,8 +222,12 @@ def explanation(
         region = explain.mask(heat.values)
         images |= _pictures(asked, drawing, heat, region.region)
     views = () if assignment is None else _views(asked, method.class_specific, assignment, cam, gradients)
-    if assignment is not None and ("segmentation" in asked.options.render or (heat is None and "overlay" in asked.options.render)):
-        images["segmentation"] = drawing.segmentation(_ranked(explain.segment(assignment), [v.cluster for v in views]))
+    if assignment is not None and (
+        "segmentation" in asked.options.render or (heat is None and "overlay" in asked.options.render)
+    ):
+        images["segmentation"] = drawing.segmentation(
+            _ranked(explain.segment(assignment), [v.cluster for v in views])
+        )
     side = CLUSTER_SIDE if asked.options.size == "original" else max(drawing.size)
     small = drawing.smaller(side)
     clusters = tuple(
@@ -197,7 +254,9 @@ def explanation(
         mask=None if region is None else _mask(region, window, size),
         clusters=clusters,
         window=window,
-        segmentation=None if assignment is None else Segmentation(asked.stage or 0, explain.segment(assignment)),
+        segmentation=None
+        if assignment is None
+        else Segmentation(asked.stage or 0, explain.segment(assignment)),
     )
 
 
@@ -218,7 +277,10 @@ def _views(
     if by_share:
         return explain.strongest(assignment, asked.options.top_clusters, cam, effects)
     shares = explain.shares(cam, assignment)
-    return tuple(replace(v, share=float(shares[v.cluster])) for v in explain.strongest(assignment, asked.options.top_clusters, None, effects))
+    return tuple(
+        replace(v, share=float(shares[v.cluster]))
+        for v in explain.strongest(assignment, asked.options.top_clusters, None, effects)
+    )
 
 
 def _ranked(labels: np.ndarray, order: Sequence[int]) -> np.ndarray:

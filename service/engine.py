@@ -1,8 +1,10 @@
-"""ONNX Runtime: one model file, one session, batches in, arrays out. The only module that imports onnxruntime.
+"""ONNX Runtime: one model file, one session, batches in, arrays out. The only module that imports
+onnxruntime.
 
-Honest about where it runs: `provider` is what the session really uses, and CUDA that was demanded but is absent is an error. Batching, decoding and
-what the numbers mean are elsewhere. The file is read once into memory, so the hash, the manifest and the session always belong to the same bytes, and a
-model that points to external data is refused by ONNX Runtime itself (there is no folder it could point into).
+Honest about where it runs: `provider` is what the session really uses, and CUDA that was demanded but is
+absent is an error. Batching, decoding and what the numbers mean are elsewhere. The file is read once into
+memory, so the hash, the manifest and the session always belong to the same bytes, and a model that points to
+external data is refused by ONNX Runtime itself (there is no folder it could point into).
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 @dataclass(frozen=True)
 class Device:
-    """Where and how a session runs. provider: auto, cpu or cuda. threads: of one run, 0 = ONNX Runtime's choice (one a core)."""
+    """Where and how a session runs. provider: auto, cpu or cuda. threads: of one run, 0 = ONNX Runtime's
+    choice (one a core)."""
 
     provider: str = "auto"
     device_id: int = 0
@@ -33,7 +36,8 @@ class Device:
 
 @dataclass(frozen=True)
 class Outputs:
-    """One batch's answer. logits: (B, K) float32. arrays: every further output asked for, by its graph name, as the graph gives it in float32."""
+    """One batch's answer. logits: (B, K) float32. arrays: every further output asked for, by its graph name,
+    as the graph gives it in float32."""
 
     logits: np.ndarray
     arrays: dict[str, np.ndarray]
@@ -47,16 +51,20 @@ def _onnxruntime() -> Any:
     try:
         import onnxruntime
     except ModuleNotFoundError:
-        raise CannotStart("ONNX Runtime is not installed; install one of the extras: paca-serve[cpu] or paca-serve[gpu]") from None
+        raise CannotStart(
+            "ONNX Runtime is not installed; install one of the extras: paca-serve[cpu] or paca-serve[gpu]"
+        ) from None
     if not hasattr(onnxruntime, "InferenceSession"):
         raise CannotStart(
-            "the installed ONNX Runtime is broken (onnxruntime and onnxruntime-gpu overwrite each other); reinstall exactly one of them"
+            "the installed ONNX Runtime is broken (onnxruntime and onnxruntime-gpu overwrite each other); "
+            "reinstall exactly one of them"
         )
     return onnxruntime
 
 
 def run_bound(session: Any, names: tuple[str, ...], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """What `session.run(names, feed)` gives, by IO binding: inputs cross to the device when bound, outputs come back when the run is done."""
+    """What `session.run(names, feed)` gives, by IO binding: inputs cross to the device when bound, outputs
+    come back when the run is done."""
     binding = session.io_binding()
     for name, array in feed.items():
         binding.bind_cpu_input(name, np.ascontiguousarray(array))
@@ -67,10 +75,12 @@ def run_bound(session: Any, names: tuple[str, ...], feed: dict[str, np.ndarray])
 
 
 class Session:
-    """A model file in ONNX Runtime, on the provider asked for. Thread-safe: `run` may be called from several threads at once."""
+    """A model file in ONNX Runtime, on the provider asked for. Thread-safe: `run` may be called from several
+    threads at once."""
 
     def __init__(self, path: Path, device: Device) -> None:
-        """Raises BadArtifact for a file ONNX Runtime refuses, ProviderUnavailable for a provider that is not here."""
+        """Raises BadArtifact for a file ONNX Runtime refuses, ProviderUnavailable for a provider that is not
+        here."""
         self._path, self._device = path, device
         data = self._read()
         self.sha256 = hashlib.sha256(data).hexdigest()
@@ -81,12 +91,21 @@ class Session:
         self.output_names = tuple(self.outputs)
 
     def run(self, names: tuple[str, ...], feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The named outputs in float32. Raises whatever ONNX Runtime raises where the run fails; `reopen` then gives a fresh session."""
-        values = run_bound(self._session, names, feed) if self.provider == "cuda" else self._session.run(names, feed)
-        return {name: np.asarray(value).astype(np.float32, copy=False) for name, value in zip(names, values, strict=True)}
+        """The named outputs in float32. Raises whatever ONNX Runtime raises where the run fails; `reopen`
+        then gives a fresh session."""
+        values = (
+            run_bound(self._session, names, feed)
+            if self.provider == "cuda"
+            else self._session.run(names, feed)
+        )
+        return {
+            name: np.asarray(value).astype(np.float32, copy=False)
+            for name, value in zip(names, values, strict=True)
+        }
 
     def reopen(self) -> None:
-        """Replaces the session by a fresh one of the same bytes, e.g. after a CUDA error; BadArtifact where the file is another one by now."""
+        """Replaces the session by a fresh one of the same bytes, e.g. after a CUDA error; BadArtifact where
+        the file is another one by now."""
         data = self._read()
         if hashlib.sha256(data).hexdigest() != self.sha256:
             raise BadArtifact(f"{self._path.name} was replaced since it was loaded")
@@ -100,8 +119,9 @@ class Session:
 
 
 def session_options(threads: int) -> Any:
-    """ONNX Runtime's options for `threads` threads a run. A thread that waits for the others of its run spins, but for a moment only: spinning as long as
-    ONNX Runtime does by default burns the very cores that decode the next picture, not spinning at all pays for waking it (docs/decisions.md)."""
+    """ONNX Runtime's options for `threads` threads a run. A thread that waits for the others of its run
+    spins, but for a moment only: spinning as long as ONNX Runtime does by default burns the very cores that
+    decode the next picture, not spinning at all pays for waking it (docs/decisions.md)."""
     options = _onnxruntime().SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -115,13 +135,18 @@ def _open(data: bytes, name: str, device: Device) -> tuple[Any, str]:
     ort = _onnxruntime()
     wanted = _providers(ort, device)
     try:
-        session = ort.InferenceSession(data, session_options(device.threads), providers=wanted, disabled_optimizers=DISABLED_OPTIMIZERS)
+        session = ort.InferenceSession(
+            data, session_options(device.threads), providers=wanted, disabled_optimizers=DISABLED_OPTIMIZERS
+        )
     except Exception as error:
-        raise BadArtifact(f"{name} is not a model this server can load: {str(error).splitlines()[0][:200]}") from None
+        raise BadArtifact(
+            f"{name} is not a model this server can load: {str(error).splitlines()[0][:200]}"
+        ) from None
     used = session.get_providers()[0]
     if device.provider == "cuda" and used != PROVIDERS["cuda"]:
         raise ProviderUnavailable(
-            f"CUDA was demanded, but ONNX Runtime runs this model on {used}; check driver and CUDA libraries, or set PACA_PROVIDER=cpu"
+            f"CUDA was demanded, but ONNX Runtime runs this model on {used}; check driver and CUDA "
+            "libraries, or set PACA_PROVIDER=cpu"
         )
     return session, "cuda" if used == PROVIDERS["cuda"] else "cpu"
 
@@ -131,12 +156,19 @@ def _providers(ort: Any, device: Device) -> list[Any]:
         raise CannotStart(f"unknown provider {device.provider!r}; choose auto, cpu or cuda")
     built_in = PROVIDERS["cuda"] in ort.get_available_providers()
     if device.provider == "cuda" and not built_in:
-        raise ProviderUnavailable("CUDA was demanded, but this ONNX Runtime has no CUDA provider; install paca-serve[gpu], or set PACA_PROVIDER=cpu")
+        raise ProviderUnavailable(
+            "CUDA was demanded, but this ONNX Runtime has no CUDA provider; install paca-serve[gpu], or set "
+            "PACA_PROVIDER=cpu"
+        )
     if device.provider == "cpu" or not built_in:
         return [PROVIDERS["cpu"]]
     if hasattr(ort, "preload_dlls"):
         ort.preload_dlls()
-    cuda = {"device_id": str(device.device_id), "arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}
+    cuda = {
+        "device_id": str(device.device_id),
+        "arena_extend_strategy": "kSameAsRequested",
+        "cudnn_conv_algo_search": "HEURISTIC",
+    }
     return [(PROVIDERS["cuda"], cuda), PROVIDERS["cpu"]]
 
 
@@ -163,37 +195,49 @@ class Engine:
         found = self._session.inputs
         if list(found) != ["image"] or found["image"][0] not in accepted:
             raise BadArtifact(
-                f"the model's input should be 'image' as {kind}, but the file has {', '.join(f'{n} {t}' for n, (t, _) in found.items())}"
+                f"the model's input should be 'image' as {kind}, but the file has "
+                f"{', '.join(f'{n} {t}' for n, (t, _) in found.items())}"
             )
         expected = {"logits", "tokens", *(stage.output for stage in self.manifest.stages if stage.output)}
         if missing := expected - set(self._session.output_names):
-            raise BadArtifact(f"the model lacks the outputs {', '.join(sorted(missing))} that its manifest names")
+            raise BadArtifact(
+                f"the model lacks the outputs {', '.join(sorted(missing))} that its manifest names"
+            )
         classes = self._session.outputs["logits"][1][-1]
         if classes != len(self.manifest.labels):
-            raise BadArtifact(f"the model has {classes} logits, but its manifest lists {len(self.manifest.labels)} labels")
+            raise BadArtifact(
+                f"the model has {classes} logits, but its manifest lists {len(self.manifest.labels)} labels"
+            )
 
     def run(self, images: np.ndarray, names: tuple[str, ...] = ()) -> Outputs:
-        """One forward pass. images: uint8 (B, H, W, 3), or what the manifest's `input` says; names: further outputs wanted beside the logits."""
+        """One forward pass. images: uint8 (B, H, W, 3), or what the manifest's `input` says; names: further
+        outputs wanted beside the logits."""
         if self.manifest.input == "float32" and images.dtype == np.uint8:
             images = self.manifest.preprocessing.to_float(images)
         arrays = self._session.run(("logits", *names), {"image": images})
         return Outputs(arrays.pop("logits"), arrays)
 
     def self_test(self) -> None:
-        """Runs the golden picture: finite answers of the right shapes and the logits that the exporter measured; BadArtifact otherwise."""
+        """Runs the golden picture: finite answers of the right shapes and the logits that the exporter
+        measured; BadArtifact otherwise."""
         size = self.manifest.preprocessing.size
         names = tuple(name for name in self._session.output_names if name != "logits")
         golden = self.manifest.golden
         out = self.run(golden_picture(size, golden.seed if golden else 0)[None], names)
         for name, array in {"logits": out.logits, **out.arrays}.items():
             if array.shape[0] != 1 or not np.isfinite(array).all():
-                raise BadArtifact(f"self-test failed: output {name} is not finite or has the wrong shape {array.shape}")
+                raise BadArtifact(
+                    f"self-test failed: output {name} is not finite or has the wrong shape {array.shape}"
+                )
         if golden is None:
             return
         logits = out.logits[0]
         off = float(np.abs(logits[: len(golden.logits)] - np.array(golden.logits, np.float32)).max())
         if off > golden.tolerance:
-            raise BadArtifact(f"self-test failed: the golden picture's logits are {off:.3g} off, allowed are {golden.tolerance:.3g}")
+            raise BadArtifact(
+                f"self-test failed: the golden picture's logits are {off:.3g} off, allowed are "
+                f"{golden.tolerance:.3g}"
+            )
 
     def reopen(self) -> None:
         """A fresh session of the same file, after a run that failed."""
@@ -212,10 +256,16 @@ class GradientEngine:
         self.sha256 = self._session.sha256
         self.outputs = self._session.output_names
         if set(self._session.inputs) != {"features", "weights"}:
-            raise BadArtifact(f"explain.onnx should take 'features' and 'weights', this file takes {', '.join(self._session.inputs)}")
+            raise BadArtifact(
+                "explain.onnx should take 'features' and 'weights', this file takes "
+                f"{', '.join(self._session.inputs)}"
+            )
 
-    def run(self, features: np.ndarray, weights: np.ndarray, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
-        """features: (B, N_s, C_s); weights: (B, K), one row a picture. Returns the named maps (all by default), each with a leading B."""
+    def run(
+        self, features: np.ndarray, weights: np.ndarray, names: tuple[str, ...] | None = None
+    ) -> dict[str, np.ndarray]:
+        """features: (B, N_s, C_s); weights: (B, K), one row a picture. Returns the named maps (all by
+        default), each with a leading B."""
         return self._session.run(names or self.outputs, {"features": features, "weights": weights})
 
     def close(self) -> None:

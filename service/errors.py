@@ -1,4 +1,5 @@
-"""Everything that can go wrong, as a tree. Knows no HTTP: `api/problems.py` maps each leaf to a status in one table.
+"""Everything that can go wrong, as a tree. Knows no HTTP: `api/problems.py` maps each leaf to a status in one
+table.
 
 PacaError
 ├── InvalidInput            the caller's fault; sending the same again cannot help
@@ -8,7 +9,8 @@ PacaError
 │   ├── TooLarge              too many bytes, pixels or pictures; `limit` says which limit
 │   ├── BadParameter          a parameter with a value that is not allowed
 │   └── UnknownModel          no such model or version
-├── Unavailable             the server's state; the same request may succeed later, `retry_after` seconds from now
+├── Unavailable             the server's state; the same request may succeed later, `retry_after` seconds from
+                            now
 │   ├── Overloaded            the queue is full
 │   ├── Draining              shutting down
 │   ├── NotReady              no model is loaded yet
@@ -23,7 +25,8 @@ from __future__ import annotations
 
 
 class PacaError(Exception):
-    """Base of all. The message is for users: what was wrong and what to do; never a path, a traceback or an internal name."""
+    """Base of all. The message is for users: what was wrong and what to do; never a path, a traceback or an
+    internal name."""
 
     def __init__(self, message: str, **details: object) -> None:
         super().__init__(message)

@@ -1,7 +1,9 @@
-"""Where a map's numbers lie: re-sampling between grids, pixels and crops, and the shape of regions. Numpy only; knows neither classes nor colours.
+"""Where a map's numbers lie: re-sampling between grids, pixels and crops, and the shape of regions. Numpy
+only; knows neither classes nor colours.
 
-One convention everywhere: cell i of n cells covers [i/n, (i+1)/n] and its number stands at the middle (half-pixel centres). Places inside a map are
-fractions of its width and height, so they do not change with its resolution; `to_pixels` turns them into pixels of the picture it was made from.
+One convention everywhere: cell i of n cells covers [i/n, (i+1)/n] and its number stands at the middle
+(half-pixel centres). Places inside a map are fractions of its width and height, so they do not change with
+its resolution; `to_pixels` turns them into pixels of the picture it was made from.
 """
 
 from __future__ import annotations
@@ -13,14 +15,19 @@ import numpy as np
 UNTHREADED = 200_000  # multiplications that OpenBLAS still does in the calling thread (its limit is 262,144)
 
 Fractions = tuple[float, float, float, float]  # x0, y0, x1, y1 of a region inside a map, each 0..1
-Window = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels: where on a picture a map lies; may reach beyond it
+Window = tuple[
+    float, float, float, float
+]  # x0, y0, x1, y1 in pixels: where on a picture a map lies; may reach beyond it
 
 
-def taps(cells: int, length: int, start: float = 0.0, stop: float | None = None, *, cubic: bool = False) -> np.ndarray:
+def taps(
+    cells: int, length: int, start: float = 0.0, stop: float | None = None, *, cubic: bool = False
+) -> np.ndarray:
     """(length, cells) float32: row i mixes the cells into the value at the middle of output pixel i.
 
-    The cells cover start..stop of the output axis (default: all of it); a pixel outside gets a row of zeros, any other row sums to 1.
-    Beyond the outermost centres the map goes on flat. Linear, or cubic (Catmull-Rom: smoother, passes through the same values, may overshoot).
+    The cells cover start..stop of the output axis (default: all of it); a pixel outside gets a row of zeros,
+    any other row sums to 1. Beyond the outermost centres the map goes on flat. Linear, or cubic (Catmull-Rom:
+    smoother, passes through the same values, may overshoot).
     """
     stop = length if stop is None else stop
     middle = np.arange(length) + 0.5
@@ -28,7 +35,12 @@ def taps(cells: int, length: int, start: float = 0.0, stop: float | None = None,
     low = np.floor(at).astype(np.intp)
     t = at - low
     if cubic:
-        weights = ((-0.5 * t + 1) * t - 0.5) * t, (1.5 * t - 2.5) * t * t + 1, ((-1.5 * t + 2) * t + 0.5) * t, (0.5 * t - 0.5) * t * t
+        weights = (
+            ((-0.5 * t + 1) * t - 0.5) * t,
+            (1.5 * t - 2.5) * t * t + 1,
+            ((-1.5 * t + 2) * t + 0.5) * t,
+            (0.5 * t - 0.5) * t * t,
+        )
     else:
         weights = np.zeros_like(t), 1 - t, t, np.zeros_like(t)
     matrix = np.zeros((length, cells), np.float32)
@@ -39,12 +51,16 @@ def taps(cells: int, length: int, start: float = 0.0, stop: float | None = None,
 
 
 def product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """left @ right for 2-D arrays, in slices so small that BLAS never wakes its threads: on cores that are busy with inference, waiting for
-    them costs 20 times the arithmetic."""
+    """left @ right for 2-D arrays, in slices so small that BLAS never wakes its threads: on cores that are
+    busy with inference, waiting for them costs 20 times the arithmetic."""
     rows = max(1, UNTHREADED // right.size)
     whole = len(left) // rows * rows
     out = np.empty((len(left), right.shape[1]), np.result_type(left, right))
-    np.matmul(left[:whole].reshape(-1, rows, left.shape[1]), right, out=out[:whole].reshape(-1, rows, right.shape[1]))
+    np.matmul(
+        left[:whole].reshape(-1, rows, left.shape[1]),
+        right,
+        out=out[:whole].reshape(-1, rows, right.shape[1]),
+    )
     np.matmul(left[whole:], right, out=out[whole:])
     return out
 
@@ -58,7 +74,8 @@ def resample(values: np.ndarray, size: tuple[int, int], *, cubic: bool = False) 
 
 
 def spread(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Hands every number of (h, w) out over a finer (H, W) in proportion to its linear weights there: the sum stays what it was. float64."""
+    """Hands every number of (h, w) out over a finer (H, W) in proportion to its linear weights there: the sum
+    stays what it was. float64."""
     down, across = (taps(n, m).astype(np.float64) for n, m in zip(values.shape, size, strict=True))
     return product(product(down / down.sum(0), values), (across / across.sum(0)).T)
 
@@ -72,7 +89,8 @@ def smooth(values: np.ndarray, width: int) -> np.ndarray:
 
 
 def largest_component(region: np.ndarray) -> np.ndarray:
-    """The biggest 4-connected part of a boolean (H, W), the first one where two are equal; all False if there is none.
+    """The biggest 4-connected part of a boolean (H, W), the first one where two are equal; all False if there
+    is none.
 
     Works on horizontal runs (union-find), so its cost grows with the outline, not with the area.
     """
@@ -88,7 +106,9 @@ def largest_component(region: np.ndarray) -> np.ndarray:
 
     above = 0  # the first run of the row above that may still touch
     for i, (row, start, stop) in enumerate(runs):
-        while above < i and (runs[above][0] < row - 1 or (runs[above][0] == row - 1 and runs[above][2] <= start)):
+        while above < i and (
+            runs[above][0] < row - 1 or (runs[above][0] == row - 1 and runs[above][2] <= start)
+        ):
             above += 1
         j = above
         while j < i and runs[j][0] == row - 1 and runs[j][1] < stop:
@@ -111,11 +131,17 @@ def bounds(region: np.ndarray) -> Fractions | None:
     if not len(rows):
         return None
     height, width = region.shape
-    return (float(columns[0] / width), float(rows[0] / height), float((columns[-1] + 1) / width), float((rows[-1] + 1) / height))
+    return (
+        float(columns[0] / width),
+        float(rows[0] / height),
+        float((columns[-1] + 1) / width),
+        float((rows[-1] + 1) / height),
+    )
 
 
 def to_pixels(place: Fractions, window: Window, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """A box in fractions of a map that lies on `window` → the pixels (x0, y0, x1, y1) it touches on a picture of `size` (width, height)."""
+    """A box in fractions of a map that lies on `window` → the pixels (x0, y0, x1, y1) it touches on a picture
+    of `size` (width, height)."""
     left, top, right, bottom = window
     xs = [left + f * (right - left) for f in (place[0], place[2])]
     ys = [top + f * (bottom - top) for f in (place[1], place[3])]
@@ -131,6 +157,7 @@ def to_pixels(place: Fractions, window: Window, size: tuple[int, int]) -> tuple[
 
 
 def to_pixel(place: tuple[float, float], window: Window, size: tuple[int, int]) -> tuple[int, int]:
-    """A point in fractions of a map that lies on `window` → the pixel (x, y) it falls into on a picture of `size` (width, height)."""
+    """A point in fractions of a map that lies on `window` → the pixel (x, y) it falls into on a picture of
+    `size` (width, height)."""
     x, y, _, _ = to_pixels((*place, *place), window, size)
     return min(x, size[0] - 1), min(y, size[1] - 1)

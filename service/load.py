@@ -1,6 +1,8 @@
-"""A small closed-loop load generator for `paca bench URL` and the benchmarks: keep-alive connections that each send the next request when the last is answered.
+"""A small closed-loop load generator for `paca bench URL` and the benchmarks: keep-alive connections that
+each send the next request when the last is answered.
 
-Plain asyncio streams: the generator must cost less than what it measures. Sends traffic only where it is told to, for a bounded time.
+Plain asyncio streams: the generator must cost less than what it measures. Sends traffic only where it is told
+to, for a bounded time.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from .errors import PacaError
 
 @dataclass(frozen=True)
 class LoadResult:
-    """seconds: measured time; latencies: of each answered request, seconds, sorted; statuses: how often each was answered; failures: broken connections."""
+    """seconds: measured time; latencies: of each answered request, seconds, sorted; statuses: how often each
+    was answered; failures: broken connections."""
 
     seconds: float
     latencies: tuple[float, ...]
@@ -29,7 +32,11 @@ class LoadResult:
 
     def percentile(self, q: float) -> float:
         """Latency in milliseconds below which a share `q` of the answers came; NaN without any."""
-        return 1000 * self.latencies[min(int(q * len(self.latencies)), len(self.latencies) - 1)] if self.latencies else float("nan")
+        return (
+            1000 * self.latencies[min(int(q * len(self.latencies)), len(self.latencies) - 1)]
+            if self.latencies
+            else float("nan")
+        )
 
 
 def request_bytes(url: str, body: bytes, content_type: str) -> tuple[str, int, bytes]:
@@ -38,11 +45,16 @@ def request_bytes(url: str, body: bytes, content_type: str) -> tuple[str, int, b
     if parts.scheme != "http" or not parts.hostname:
         raise PacaError(f"{url} is no http:// address of a server")
     path = (parts.path or "/classify") + (f"?{parts.query}" if parts.query else "")
-    head = f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: {content_type}\r\nContent-Length: "
+        f"{len(body)}\r\n\r\n"
+    )
     return parts.hostname, parts.port or 80, head.encode() + body
 
 
-async def closed_loop(host: str, port: int, request: bytes, *, connections: int, seconds: float, warm_up: int = 50) -> LoadResult:
+async def closed_loop(
+    host: str, port: int, request: bytes, *, connections: int, seconds: float, warm_up: int = 50
+) -> LoadResult:
     """Keeps `connections` requests in flight for `seconds`, after `warm_up` requests that do not count."""
     latencies: list[float] = []
     statuses: dict[int, int] = {}
@@ -66,7 +78,9 @@ async def closed_loop(host: str, port: int, request: bytes, *, connections: int,
     return LoadResult(time.monotonic() - began, tuple(sorted(latencies)), statuses, failures)
 
 
-async def _client(host: str, port: int, request: bytes, *, until: float = float("inf"), count: int | None = None) -> list[tuple[int, float]]:
+async def _client(
+    host: str, port: int, request: bytes, *, until: float = float("inf"), count: int | None = None
+) -> list[tuple[int, float]]:
     reader, writer = await asyncio.open_connection(host, port)
     answers: list[tuple[int, float]] = []
     try:
@@ -92,4 +106,6 @@ async def _skip_body(reader: asyncio.StreamReader, head: list[str]) -> None:
         while await reader.readuntil(b"\r\n") != b"\r\n":
             pass  # trailers
     else:
-        await reader.readexactly(next((int(line[15:]) for line in head if line.startswith("content-length:")), 0))
+        await reader.readexactly(
+            next((int(line[15:]) for line in head if line.startswith("content-length:")), 0)
+        )

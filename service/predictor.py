@@ -1,8 +1,9 @@
-"""One model, ready to answer: decode → preprocess → batch → run → explain. The only file that knows the whole order.
+"""One model, ready to answer: decode → preprocess → batch → run → explain. The only file that knows the whole
+order.
 
 Usable from Python without a server:
 
-    predictor = Predictor.open()                                   # the embedded model, or open(path_to_model_onnx)
+    predictor = Predictor.open()                    # the embedded model, or open(path_to_model_onnx)
     answer = await predictor.classify(Path("photo.jpg").read_bytes())
     answer = await predictor.explain(photo, ExplainOptions(method="cam"))
     await predictor.close()
@@ -42,8 +43,9 @@ MAX_ROWS = 128  # of one request for tensors
 
 @dataclass(frozen=True)
 class Capacity:
-    """How much runs at once. instances: parallel runs; max_batch: pictures a run; max_wait: seconds a batch waits for company; queue_size: pictures that
-    may wait; admitted: pictures at work beyond which a server takes no further request; decoders: pictures decoded at the same time."""
+    """How much runs at once. instances: parallel runs; max_batch: pictures a run; max_wait: seconds a batch
+    waits for company; queue_size: pictures that may wait; admitted: pictures at work beyond which a server
+    takes no further request; decoders: pictures decoded at the same time."""
 
     instances: int = 1
     max_batch: int = 1
@@ -69,8 +71,11 @@ class Question:
     weights: np.ndarray
 
 
-def _counted(step: Callable[Concatenate[Predictor, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[Predictor, P], Coroutine[Any, Any, T]]:
-    """Counts a call while it is under way, so that `close` does not take threads away between two of its steps."""
+def _counted(
+    step: Callable[Concatenate[Predictor, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Predictor, P], Coroutine[Any, Any, T]]:
+    """Counts a call while it is under way, so that `close` does not take threads away between two of its
+    steps."""
 
     @wraps(step)
     async def call(self: Predictor, /, *args: P.args, **named: P.kwargs) -> T:
@@ -112,19 +117,28 @@ class Predictor:
         self._workers = ThreadPoolExecutor(self.capacity.decoders, thread_name_prefix=f"{name}-pixels")
         c = self.capacity
         self.batcher: Batcher[Picture, Outputs] = Batcher(
-            self._run, max_batch=c.max_batch, max_wait=c.max_wait, queue_size=c.queue_size, instances=c.instances
+            self._run,
+            max_batch=c.max_batch,
+            max_wait=c.max_wait,
+            queue_size=c.queue_size,
+            instances=c.instances,
         )
-        # Gradients have a queue and a thread of their own, so that a flood of /explain cannot starve /classify.
+        # Gradients have a queue and a thread of their own, so that a flood of /explain cannot starve
+        # /classify.
         self.gradient_batcher: Batcher[Question, dict[str, np.ndarray]] | None = None
         if self._gradients:
             run = partial(_run_gradients, self._gradients)
             # On CPU company gains nothing, and alone equal questions get equal maps, bit for bit.
             most = c.max_batch if self.provider == "cuda" else 1
-            self.gradient_batcher = Batcher(run, max_batch=most, max_wait=0.0, queue_size=c.queue_size * MAX_TARGETS, instances=1)
+            self.gradient_batcher = Batcher(
+                run, max_batch=most, max_wait=0.0, queue_size=c.queue_size * MAX_TARGETS, instances=1
+            )
         self._warm_up()
 
     @classmethod
-    def open(cls, path: Path | None = None, *, device: Device | None = None, capacity: Capacity | None = None) -> Predictor:
+    def open(
+        cls, path: Path | None = None, *, device: Device | None = None, capacity: Capacity | None = None
+    ) -> Predictor:
         """A predictor of a model file (with explain.onnx beside it, if there), or of the embedded model."""
         if path is None:
             root = repository.embedded()
@@ -141,8 +155,11 @@ class Predictor:
         return self.manifest.precision
 
     @_counted
-    async def classify(self, data: bytes, options: ClassifyOptions | None = None, deadline: float | None = None) -> Classification:
-        """The most probable classes of one picture, given as a file's bytes. Raises InvalidInput, Unavailable or DeadlineExceeded."""
+    async def classify(
+        self, data: bytes, options: ClassifyOptions | None = None, deadline: float | None = None
+    ) -> Classification:
+        """The most probable classes of one picture, given as a file's bytes. Raises InvalidInput, Unavailable
+        or DeadlineExceeded."""
         options = options or ClassifyOptions()
         began = time.monotonic()
         self.check_options(options)
@@ -158,13 +175,18 @@ class Predictor:
         )
 
     @_counted
-    async def explain(self, data: bytes, options: ExplainOptions | None = None, deadline: float | None = None) -> Explained:
-        """Predictions and explanations of one picture from one forward pass, plus one short gradient pass a target where the method needs it."""
+    async def explain(
+        self, data: bytes, options: ExplainOptions | None = None, deadline: float | None = None
+    ) -> Explained:
+        """Predictions and explanations of one picture from one forward pass, plus one short gradient pass a
+        target where the method needs it."""
         asked = self._plan(options or ExplainOptions())
         o = asked.options
         began = time.monotonic()
         side = max(self.manifest.preprocessing.size)
-        read = await self._in_thread(deadline, self._read, data, max(side, compose.longest_side(o.size, side)))
+        read = await self._in_thread(
+            deadline, self._read, data, max(side, compose.longest_side(o.size, side))
+        )
         answer = await self.batcher.submit(Picture(read.tensor, asked.outputs), deadline)
         logits, arrays = answer.result.logits, answer.result.arrays
         pairs = compose.questions(asked, logits)
@@ -172,7 +194,9 @@ class Predictor:
         maps: Sequence[dict[str, np.ndarray]] = [{} for _ in pairs]
         if asked.gradients and self.gradient_batcher:
             rows = [Question(arrays["features"], question(len(logits), *pair)) for pair in pairs]
-            maps = [a.result for a in await together(self.gradient_batcher.submit(row, deadline) for row in rows)]
+            maps = [
+                a.result for a in await together(self.gradient_batcher.submit(row, deadline) for row in rows)
+            ]
         explained = time.monotonic()
         parts = await self._in_thread(deadline, self._compose, asked, read, logits, arrays, pairs, maps)
         return Explained(
@@ -180,7 +204,9 @@ class Predictor:
             model_version=self.version,
             image=read.info,
             predictions=compose.predictions(logits, self.manifest, o.top_k),
-            timings=_timings(began, read, answer, explain=explained - started, render=time.monotonic() - explained),
+            timings=_timings(
+                began, read, answer, explain=explained - started, render=time.monotonic() - explained
+            ),
             warnings=read.warnings,
             explanations=tuple(parts),
         )
@@ -188,11 +214,16 @@ class Predictor:
     @_counted
     async def prepare(self, data: bytes, deadline: float | None = None) -> np.ndarray:
         """One encoded picture as the graph takes it: a row for `infer`."""
-        return (await self._in_thread(deadline, self._read, data, max(self.manifest.preprocessing.size))).tensor
+        return (
+            await self._in_thread(deadline, self._read, data, max(self.manifest.preprocessing.size))
+        ).tensor
 
     @_counted
-    async def infer(self, batch: np.ndarray, outputs: tuple[str, ...] | None = None, deadline: float | None = None) -> dict[str, np.ndarray]:
-        """The graph as it is: tensors as the manifest's `input` says → the named outputs (all by default), each (B, ...). BadParameter for a wrong shape."""
+    async def infer(
+        self, batch: np.ndarray, outputs: tuple[str, ...] | None = None, deadline: float | None = None
+    ) -> dict[str, np.ndarray]:
+        """The graph as it is: tensors as the manifest's `input` says → the named outputs (all by default),
+        each (B, ...). BadParameter for a wrong shape."""
         known = tuple(self._engine.outputs)
         names = known if outputs is None else outputs
         if unknown := [name for name in names if name not in known]:
@@ -211,12 +242,15 @@ class Predictor:
     def check_options(self, options: ClassifyOptions) -> None:
         """BadParameter, with the valid values, where this model cannot do what is asked."""
         if not 1 <= options.top_k <= 1000:
-            raise BadParameter(f"top_k must be between 1 and 1000, not {options.top_k}", limit="top_k", value=1000)
+            raise BadParameter(
+                f"top_k must be between 1 and 1000, not {options.top_k}", limit="top_k", value=1000
+            )
         if isinstance(options, ExplainOptions):
             self._plan(options)
 
     async def close(self) -> None:
-        """Lets the calls that are under way finish, all their steps, then frees threads and sessions. Nobody may call from here on."""
+        """Lets the calls that are under way finish, all their steps, then frees threads and sessions. Nobody
+        may call from here on."""
         await self._idle.wait()
         await self.batcher.close()
         if self.gradient_batcher:
@@ -231,22 +265,36 @@ class Predictor:
 
     def _check_tensor(self, batch: np.ndarray) -> None:
         height, width = self.manifest.preprocessing.size
-        kind, shape = (np.uint8, (height, width, 3)) if self.manifest.input == "uint8" else (np.float32, (3, height, width))
+        kind, shape = (
+            (np.uint8, (height, width, 3))
+            if self.manifest.input == "uint8"
+            else (np.float32, (3, height, width))
+        )
         fits = batch.ndim == 4 and (batch.shape[1:] == shape or self.manifest.dynamic_size)
         if batch.dtype != kind or not fits or not len(batch):
-            raise BadParameter(f"image must be {np.dtype(kind)} of shape (B, {', '.join(map(str, shape))}), not {batch.dtype} {batch.shape}")
+            raise BadParameter(
+                f"image must be {np.dtype(kind)} of shape (B, {', '.join(map(str, shape))}), not "
+                f"{batch.dtype} {batch.shape}"
+            )
 
     async def _in_thread(self, deadline: float | None, function: Callable[..., T], *args: object) -> T:
         if deadline is not None and time.monotonic() >= deadline:
-            raise DeadlineExceeded("the deadline passed before the picture was processed; send fewer requests at once, or raise PACA_DEADLINE_MS")
+            raise DeadlineExceeded(
+                "the deadline passed before the picture was processed; send fewer requests at once, or raise "
+                "PACA_DEADLINE_MS"
+            )
         return await asyncio.get_running_loop().run_in_executor(self._workers, partial(function, *args))
 
     def _read(self, data: bytes, reduce_to: int) -> _Read:
         began = time.monotonic()
         side = images.needed_side(self.manifest.preprocessing)
         decoded = images.decode(data, self._limits, side)
-        tensor, placement = images.preprocess(decoded.rgb, decoded.width, decoded.height, self.manifest.preprocessing)
-        if reduce_to > side and decoded.rgb.shape[1] < decoded.width:  # to draw on, more is needed; the network's input stays that of every request
+        tensor, placement = images.preprocess(
+            decoded.rgb, decoded.width, decoded.height, self.manifest.preprocessing
+        )
+        if (
+            reduce_to > side and decoded.rgb.shape[1] < decoded.width
+        ):  # to draw on, more is needed; the network's input stays that of every request
             decoded = images.decode(data, self._limits, reduce_to)
         if self.manifest.input == "float32":
             tensor = self.manifest.preprocessing.to_float(tensor[None])[0]
@@ -255,12 +303,20 @@ class Predictor:
 
     def _run(self, pictures: list[Picture]) -> list[Outputs]:
         names = tuple(dict.fromkeys(name for picture in pictures for name in picture.names))
-        batch = pictures[0].tensor[None] if len(pictures) == 1 else np.stack([picture.tensor for picture in pictures])
+        batch = (
+            pictures[0].tensor[None]
+            if len(pictures) == 1
+            else np.stack([picture.tensor for picture in pictures])
+        )
         try:
             out = self._engine.run(batch, names)
         except Exception:
-            log.exception("a run of %d pictures failed on %s; opening a fresh session", len(pictures), self.provider)
-            with suppress(BadArtifact):  # replaced meanwhile: the registry takes the new file up, the old session goes on
+            log.exception(
+                "a run of %d pictures failed on %s; opening a fresh session", len(pictures), self.provider
+            )
+            with suppress(
+                BadArtifact
+            ):  # replaced meanwhile: the registry takes the new file up, the old session goes on
                 self._engine.reopen()
             raise  # the batcher runs each picture once more, alone
         return [out.row(i) for i in range(len(pictures))]
@@ -277,18 +333,33 @@ class Predictor:
         window = read.placement.box
         drawing = compose.canvas(asked, read.rgb, window, read.info, max(self.manifest.preprocessing.size))
         return [
-            compose.explanation(asked, self.manifest, self._engine.head, target, against, logits, arrays, found, drawing, window, read.info)
+            compose.explanation(
+                asked,
+                self.manifest,
+                self._engine.head,
+                target,
+                against,
+                logits,
+                arrays,
+                found,
+                drawing,
+                window,
+                read.info,
+            )
             for (target, against), found in zip(pairs, maps, strict=True)
         ]
 
     def _warm_up(self) -> None:
-        """Runs every batch size once at its largest, so that the first request does not pay for memory and kernels."""
+        """Runs every batch size once at its largest, so that the first request does not pay for memory and
+        kernels."""
         height, width = self.manifest.preprocessing.size
         blank = np.zeros((self.capacity.max_batch, height, width, 3), np.uint8)
         features = (self.manifest.explain and ("features",)) or ()
         out = self._engine.run(blank, features)
         if self._gradients and features:
-            self._gradients.run(out.arrays["features"][:1], np.zeros((1, len(self.manifest.labels)), np.float32))
+            self._gradients.run(
+                out.arrays["features"][:1], np.zeros((1, len(self.manifest.labels)), np.float32)
+            )
 
 
 async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -318,7 +389,9 @@ def _run_gradients(engine: GradientEngine, questions: list[Question]) -> list[di
     return [{name: values[i] for name, values in out.items()} for i in range(len(questions))]
 
 
-def _timings(began: float, read: _Read, answer: Answer[Outputs], explain: float = 0.0, render: float = 0.0) -> Timings:
+def _timings(
+    began: float, read: _Read, answer: Answer[Outputs], explain: float = 0.0, render: float = 0.0
+) -> Timings:
     return Timings(
         decode=1000 * read.seconds,
         queue=answer.queue_ms,

@@ -1,6 +1,8 @@
-"""The unchanged app as a Ray Serve deployment, for users who already run a Ray cluster: `serve run service.ray_serve:app`. The only file that imports ray.
+"""The unchanged app as a Ray Serve deployment, for users who already run a Ray cluster: `serve run
+service.ray_serve:app`. The only file that imports ray.
 
-Our own batcher stays in charge inside each replica; Ray only places, restarts and scales replicas. Settings are the same PACA_* variables.
+Our own batcher stays in charge inside each replica; Ray only places, restarts and scales replicas. Settings
+are the same PACA_* variables.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ class PaCa:
     """One replica: its own model, decoder threads and batcher, made where it runs."""
 
     async def check_health(self) -> None:
-        """Ray sends a new replica nothing before this has returned once, so it waits for the models; raises what keeps them from loading."""
+        """Ray sends a new replica nothing before this has returned once, so it waits for the models; raises
+        what keeps them from loading."""
         shared = state(self.app)  # type: ignore[attr-defined]  # the decorator adds the app
         while not (shared.registry.ready[0] or shared.registry.draining):
             if shared.failure:

@@ -1,7 +1,8 @@
 """The loaded models: which name and version answers, and how a new version takes over without a lost request.
 
-A version is loaded, self-tested and only then swapped in; the one it replaces closes after its last request. A bad one is reported and the old keeps
-serving. What a model does is `predictor`'s, where files lie is `repository`'s.
+A version is loaded, self-tested and only then swapped in; the one it replaces closes after its last request.
+A bad one is reported and the old keeps serving. What a model does is `predictor`'s, where files lie is
+`repository`'s.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ Load = Callable[[ModelFiles], Predictor]
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """One model name: its loaded versions, oldest first, and the predictor that answers by default (the newest)."""
+    """One model name: its loaded versions, oldest first, and the predictor that answers by default (the
+    newest)."""
 
     name: str
     versions: tuple[str, ...]
@@ -35,9 +37,24 @@ class ModelStatus:
 class Registry:
     """Every model of a repository folder, loaded. All methods belong to one event loop."""
 
-    def __init__(self, folder: Path, load: Load, *, precision: str = "fp32", default: str | None = None, watch: float = 0.0) -> None:
-        """load: makes a self-tested Predictor of files (blocking; run in a thread). watch: seconds between looks at the folder, 0 = never."""
-        self._folder, self._load, self._precision, self._default, self._watch = folder, load, precision, default, watch
+    def __init__(
+        self,
+        folder: Path,
+        load: Load,
+        *,
+        precision: str = "fp32",
+        default: str | None = None,
+        watch: float = 0.0,
+    ) -> None:
+        """load: makes a self-tested Predictor of files (blocking; run in a thread). watch: seconds between
+        looks at the folder, 0 = never."""
+        self._folder, self._load, self._precision, self._default, self._watch = (
+            folder,
+            load,
+            precision,
+            default,
+            watch,
+        )
         self._loaded: dict[tuple[str, str], tuple[Predictor, object]] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._watcher: asyncio.Task[None] | None = None
@@ -66,7 +83,12 @@ class Registry:
         for name, version in self._loaded:
             by_name.setdefault(name, []).append(version)
         return [
-            ModelStatus(name, tuple(sorted(found, key=int)), newest := max(found, key=int), self._loaded[name, newest][0])
+            ModelStatus(
+                name,
+                tuple(sorted(found, key=int)),
+                newest := max(found, key=int),
+                self._loaded[name, newest][0],
+            )
             for name, found in sorted(by_name.items())
         ]
 
@@ -77,17 +99,26 @@ class Registry:
         wanted = name or self.default_model
         versions = [v for n, v in self._loaded if n == wanted]
         if not versions:
-            raise UnknownModel(f"there is no model {wanted!r}; loaded are: {', '.join(sorted({n for n, _ in self._loaded}))}")
+            raise UnknownModel(
+                f"there is no model {wanted!r}; loaded are: {', '.join(sorted({n for n, _ in self._loaded}))}"
+            )
         chosen = version or max(versions, key=int)
         if chosen not in versions:
-            raise UnknownModel(f"model {wanted!r} has no version {chosen!r}; loaded are: {', '.join(sorted(versions, key=int))}")
+            raise UnknownModel(
+                f"model {wanted!r} has no version {chosen!r}; loaded are: "
+                f"{', '.join(sorted(versions, key=int))}"
+            )
         return self._loaded[str(wanted), chosen][0]
 
     async def start(self) -> None:
-        """Loads everything in the folder; CannotStart where nothing loads or the default model is not there."""
+        """Loads everything in the folder; CannotStart where nothing loads or the default model is not
+        there."""
         names = repository.names(self._folder, self._precision)
         if self._default and self._default not in names:
-            raise CannotStart(f"PACA_DEFAULT_MODEL is {self._default!r}, but the repository holds: {', '.join(names) or 'no model'}")
+            raise CannotStart(
+                f"PACA_DEFAULT_MODEL is {self._default!r}, but the repository holds: "
+                f"{', '.join(names) or 'no model'}"
+            )
         failures = await self.reload()
         if not self._loaded:
             reason = "; ".join(failures) or f"no <name>/<version>/{repository.FILES[self._precision]} in it"
@@ -96,7 +127,8 @@ class Registry:
             self._watcher = asyncio.create_task(self._keep_watching())
 
     async def reload(self) -> list[str]:
-        """Looks at the folder again: loads new and changed versions, drops vanished ones. Returns what failed, one line each; the old keep serving."""
+        """Looks at the folder again: loads new and changed versions, drops vanished ones. Returns what
+        failed, one line each; the old keep serving."""
         async with self._reloading:
             found = {
                 (files.name, files.version): files

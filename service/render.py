@@ -1,8 +1,10 @@
-"""From numbers over a picture to pixels of that picture: overlays, heatmaps, masks, segmentations, encoded. Numpy and Pillow; no model words.
+"""From numbers over a picture to pixels of that picture: overlays, heatmaps, masks, segmentations, encoded.
+Numpy and Pillow; no model words.
 
-A `Canvas` is prepared once for a request (the photo resized once) and draws everything for it. Maps are drawn where they lie on the original
-(`geometry`), so a mark at a pixel of the photo is found at that pixel of the overlay, whatever was cropped or stretched on the way to the network.
-Overlays are plain alpha compositing with an alpha in proportion to relevance: places without relevance stay the photo, as bright as it was.
+A `Canvas` is prepared once for a request (the photo resized once) and draws everything for it. Maps are drawn
+where they lie on the original (`geometry`), so a mark at a pixel of the photo is found at that pixel of the
+overlay, whatever was cropped or stretched on the way to the network. Overlays are plain alpha compositing
+with an alpha in proportion to relevance: places without relevance stay the photo, as bright as it was.
 """
 
 from __future__ import annotations
@@ -16,15 +18,23 @@ from .colours import CLUSTERS, DIVERGING, SEQUENTIAL
 from .geometry import Window, product, taps
 from .results import Picture
 
-# What is passed to Pillow per format: speed first, since the differences in size are small (docs/how-it-explains.md has the figures).
-ENCODINGS: dict[str, dict[str, int]] = {"webp": {"quality": 75, "method": 0}, "png": {"compress_level": 1}, "jpeg": {"quality": 85}}
-GAIN = 1.5  # the alpha of an overlay is relevance x this, at most `alpha`: two thirds of the strongest are already as opaque as allowed
+# What is passed to Pillow per format: speed first, since the differences in size are small
+# (docs/how-it-explains.md has the figures).
+ENCODINGS: dict[str, dict[str, int]] = {
+    "webp": {"quality": 75, "method": 0},
+    "png": {"compress_level": 1},
+    "jpeg": {"quality": 85},
+}
+# the alpha of an overlay is relevance x this, at most `alpha`: two thirds of the strongest are already as
+# opaque as allowed
+GAIN = 1.5
 UNSEEN = (128, 128, 128)  # of a bare heatmap, where the network did not look
 OUTLINE = (255, 255, 255)
 
 
 def fit(size: tuple[int, int], longest: int) -> tuple[int, int]:
-    """(width, height) scaled so that the longer side is `longest`, the aspect kept as well as whole pixels can."""
+    """(width, height) scaled so that the longer side is `longest`, the aspect kept as well as whole pixels
+    can."""
     scale = longest / max(size)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
@@ -39,12 +49,20 @@ def encode(image: Image.Image, fmt: str) -> Picture:
 class Canvas:
     """The photo at the size to draw, and how to draw on it. Not shared between threads.
 
-    photo: (H, W, 3) uint8, the upright original. window: where on it, in its pixels, the network looked (the box of `images.Placement`).
-    size: (width, height) of every picture drawn. colormap: a name of `colours.SEQUENTIAL`. alpha: opacity at the strongest place, 0..1.
+    photo: (H, W, 3) uint8, the upright original. window: where on it, in its pixels, the network looked (the
+    box of `images.Placement`). size: (width, height) of every picture drawn. colormap: a name of
+    `colours.SEQUENTIAL`. alpha: opacity at the strongest place, 0..1.
     """
 
     def __init__(
-        self, photo: np.ndarray, window: Window, size: tuple[int, int], *, colormap: str = "viridis", alpha: float = 0.6, fmt: str = "webp"
+        self,
+        photo: np.ndarray,
+        window: Window,
+        size: tuple[int, int],
+        *,
+        colormap: str = "viridis",
+        alpha: float = 0.6,
+        fmt: str = "webp",
     ) -> None:
         self._draw_on(Image.fromarray(photo), window, size)
         self.colormap, self.alpha, self.fmt = colormap, alpha, fmt
@@ -71,18 +89,23 @@ class Canvas:
         return encode(self._photo, self.fmt)
 
     def overlay(self, values: np.ndarray, *, signed: bool = False, limit: float | None = None) -> Picture:
-        """The photo with a map (h, w) laid over it. signed: blue against, orange for, around 0; else the colour map from 0 up.
-        limit: the number shown at full strength, by default the largest magnitude; give it to compare pictures."""
+        """The photo with a map (h, w) laid over it. signed: blue against, orange for, around 0; else the
+        colour map from 0 up. limit: the number shown at full strength, by default the largest magnitude; give
+        it to compare pictures."""
         levels, table = self._levels(values, signed, limit)
         strength = np.abs(np.arange(256) - 128) / 127 if signed else np.arange(256) / 255
-        alpha = levels.point((255 * self.alpha * np.minimum(1, GAIN * strength)).round().astype(np.uint8).tolist())
+        alpha = levels.point(
+            (255 * self.alpha * np.minimum(1, GAIN * strength)).round().astype(np.uint8).tolist()
+        )
         return encode(Image.composite(_coloured(levels, table), self._photo, alpha), self.fmt)
 
     def heatmap(self, values: np.ndarray, *, signed: bool = False, limit: float | None = None) -> Picture:
         """The map alone, in full colour; grey where the network did not look. Arguments as for `overlay`."""
         levels, table = self._levels(values, signed, limit)
         seen = Image.fromarray(self._sample(np.full((1, 1), 255, np.float32)).astype(np.uint8))
-        return encode(Image.composite(_coloured(levels, table), Image.new("RGB", self.size, UNSEEN), seen), self.fmt)
+        return encode(
+            Image.composite(_coloured(levels, table), Image.new("RGB", self.size, UNSEEN), seen), self.fmt
+        )
 
     def mask(self, region: np.ndarray) -> Picture:
         """A boolean map (h, w) as a 1-bit picture, white = inside. Always PNG: a lossy mask would be none."""
@@ -95,9 +118,12 @@ class Canvas:
         return encode(Image.composite(self._photo, pale, inside), self.fmt)
 
     def segmentation(self, labels: np.ndarray) -> Picture:
-        """The photo tinted by label (h, w): 0..7 take the colours of `colours.CLUSTERS` in order, any other number stays untinted; white outlines."""
+        """The photo tinted by label (h, w): 0..7 take the colours of `colours.CLUSTERS` in order, any other
+        number stays untinted; white outlines."""
         shown = [label for label in range(len(CLUSTERS)) if (labels == label).any()]
-        winner = np.zeros((self.size[1], self.size[0]), np.uint8)  # 0 = untinted, also where the network did not look
+        winner = np.zeros(
+            (self.size[1], self.size[0]), np.uint8
+        )  # 0 = untinted, also where the network did not look
         best = self._sample(~np.isin(labels, shown))
         for label in shown:
             votes = self._sample(labels == label)
@@ -109,7 +135,9 @@ class Canvas:
         picture.paste(OUTLINE, mask=_outline(winner))
         return encode(picture, self.fmt)
 
-    def _levels(self, values: np.ndarray, signed: bool, limit: float | None) -> tuple[Image.Image, np.ndarray]:
+    def _levels(
+        self, values: np.ndarray, signed: bool, limit: float | None
+    ) -> tuple[Image.Image, np.ndarray]:
         """Every pixel's row in a colour table, and the table."""
         limit = float(np.abs(values).max()) if limit is None else limit
         scaled = values * ((127.5 if signed else 255) / limit) if limit > 0 else np.zeros_like(values)

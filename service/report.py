@@ -1,7 +1,8 @@
-"""An answer as one HTML page that can be mailed: photo, predictions, overlays with their scale, clusters by share, and how to read all of it.
+"""An answer as one HTML page that can be mailed: photo, predictions, overlays with their scale, clusters by
+share, and how to read all of it.
 
-No script, no other host, no file beside it: pictures are data URIs, colours follow the reader's light or dark setting. Every text from outside
-(labels, warnings) is escaped.
+No script, no other host, no file beside it: pictures are data URIs, colours follow the reader's light or dark
+setting. Every text from outside (labels, warnings) is escaped.
 """
 
 from __future__ import annotations
@@ -16,81 +17,110 @@ from .colours import CLUSTERS, DIVERGING, SEQUENTIAL, css_gradient
 from .results import Cluster, Explained, Explanation, Heatmap, Picture, Prediction, TargetInfo
 
 NOTES = {
-    "cam": "Each number is what one patch of the last grid adds to the logit; together with the bias they are the logit, exactly. It says what the model "
-    "read there, but patches near the end of the network have seen the whole picture, so evidence can sit beside the thing it stands for.",
-    "focus": "Where the last stage sees evidence for the class, times where the gradients of earlier stages hold it. It shows places, not amounts: "
+    "cam": "Each number is what one patch of the last grid adds to the logit; together with the bias they "
+    "are the logit, exactly. It says what the model "
+    "read there, but patches near the end of the network have seen the whole picture, so evidence can sit "
+    "beside the thing it stands for.",
+    "focus": "Where the last stage sees evidence for the class, times where the gradients of earlier stages "
+    "hold it. It shows places, not amounts: "
     "the numbers have no unit and do not add up to the logit.",
-    "fine": "The contributions of the last stage and the gradient maps of earlier ones, brought to one scale and added. It ranks single patches best and "
+    "fine": "The contributions of the last stage and the gradient maps of earlier ones, brought to one scale "
+    "and added. It ranks single patches best and "
     "looks grainy. The numbers have no unit; blue places speak against the class.",
-    "grouping": "What the model groups together before it decides. It does not depend on any class and is no reason for the prediction.",
+    "grouping": "What the model groups together before it decides. It does not depend on any class and is no "
+    "reason for the prediction.",
 }
 CAPTIONS = {
     "overlay": "the photo with the map laid over it",
     "heatmap": "the map alone",
     "mask": "mask: the largest connected place above the threshold",
     "masked": "the photo inside the mask",
-    "segmentation": "segmentation: the strongest cluster of each patch, the clusters below in their colours, others untinted",
+    "segmentation": "segmentation: the strongest cluster of each patch, the clusters below in their colours, "
+    "others untinted",
 }
 SHARE_NOTE = (
-    "Share: the part of the class evidence located in the cluster, in logits; the shares of all clusters of a stage and the bias sum to the logit. It says "
-    "where evidence lies, not what would happen without the cluster. Area: the part of the picture where the cluster is the strongest."
+    "Share: the part of the class evidence located in the cluster, in logits; the shares of all clusters of "
+    "a stage and the bias sum to the logit. It says "
+    "where evidence lies, not what would happen without the cluster. Area: the part of the picture where the "
+    "cluster is the strongest."
 )
-AGNOSTIC_NOTE = "Clusters sorted by how much of the picture they take. Area: the part of the picture where the cluster is the strongest."
-EFFECT_NOTE = " Effect: how much the logit would change, to first order, if the model attended more to the cluster."
+AGNOSTIC_NOTE = (
+    "Clusters sorted by how much of the picture they take. Area: the part of the picture where the cluster "
+    "is the strongest."
+)
+EFFECT_NOTE = (
+    " Effect: how much the logit would change, to first order, if the model attended more to the cluster."
+)
 
 STYLE = """
-:root{color-scheme:light dark;--paper:#faf9f6;--card:#fff;--ink:#16201f;--quiet:#55615f;--line:#e3e1da;--track:#eceae3;
+:root{color-scheme:light dark;--paper:#faf9f6;--card:#fff;--ink:#16201f;--quiet:#55615f;--line:#e3e1da;
+--track:#eceae3;
 --for:#c24700;--against:#08519c;--accent:#0d6e66}
-@media(prefers-color-scheme:dark){:root{--paper:#0f1415;--card:#171e1f;--ink:#e9eeec;--quiet:#9aa8a5;--line:#293233;--track:#263031;
+@media(prefers-color-scheme:dark){:root{--paper:#0f1415;--card:#171e1f;--ink:#e9eeec;--quiet:#9aa8a5;
+--line:#293233;--track:#263031;
 --for:#f5872b;--against:#6baee5;--accent:#4fc3b1}}
 *{box-sizing:border-box}
-body{margin:0 auto;max-width:68rem;padding:2rem 1.25rem 4rem;background:var(--paper);color:var(--ink);font:1rem/1.5 system-ui,sans-serif;
+body{margin:0 auto;max-width:68rem;padding:2rem 1.25rem 4rem;background:var(--paper);color:var(--ink);
+font:1rem/1.5 system-ui,sans-serif;
 font-variant-numeric:tabular-nums}
-h1{font-size:1.6rem;margin:0 0 .25rem}h2{font-size:1.25rem;margin:0 0 .5rem}h3{font-size:1rem;margin:1.5rem 0 .5rem}p{margin:.5rem 0;max-width:46rem}
+h1{font-size:1.6rem;margin:0 0 .25rem}h2{font-size:1.25rem;margin:0 0 .5rem}h3{font-size:1rem;
+margin:1.5rem 0 .5rem}p{margin:.5rem 0;max-width:46rem}
 .quiet,figcaption,footer{color:var(--quiet);font-size:.875rem}
-section{background:var(--card);border:1px solid var(--line);border-radius:14px;padding:1.25rem;margin:1.25rem 0;break-inside:avoid-page}
+section{background:var(--card);border:1px solid var(--line);border-radius:14px;padding:1.25rem;
+margin:1.25rem 0;break-inside:avoid-page}
 .warning{border-left:4px solid var(--for);padding-left:.75rem}
 .row{display:flex;flex-wrap:wrap;gap:1.25rem}figure{margin:0;flex:1 1 18rem;max-width:30rem}
 img{display:block;max-width:100%;height:auto;border-radius:8px;background:var(--track)}
 .bits{image-rendering:pixelated}
-table{border-collapse:collapse;width:100%}th{font-weight:600;text-align:left;color:var(--quiet);font-size:.875rem}
-td,th{padding:.35rem .75rem .35rem 0;border-top:1px solid var(--line);vertical-align:middle}tr:first-child>*{border-top:0}
+table{border-collapse:collapse;width:100%}th{font-weight:600;text-align:left;color:var(--quiet);
+font-size:.875rem}
+td,th{padding:.35rem .75rem .35rem 0;border-top:1px solid var(--line);vertical-align:middle}
+tr:first-child>*{border-top:0}
 td.n{text-align:right;white-space:nowrap}
-td.bar{width:40%;min-width:3rem}.track{background:var(--track);border-radius:3px;height:.7rem;overflow:hidden}.track>i{display:block;height:100%;background:var(--accent)}
+td.bar{width:40%;min-width:3rem}.track{background:var(--track);border-radius:3px;height:.7rem;overflow:hidden}
+.track>i{display:block;height:100%;background:var(--accent)}
 .track>i.for{background:var(--for)}.track>i.against{background:var(--against)}
-.swatch{display:inline-block;width:.8rem;height:.8rem;border-radius:3px;vertical-align:-.05rem;margin-right:.4rem}
-.scale{max-width:30rem;margin:1rem 0}.scale>div:first-child{height:.9rem;border-radius:4px;border:1px solid var(--line)}
-.ticks{display:flex;justify-content:space-between;font-size:.875rem}td img{width:clamp(5.5rem,24vw,11rem);max-width:none}
+.swatch{display:inline-block;width:.8rem;height:.8rem;border-radius:3px;vertical-align:-.05rem;
+margin-right:.4rem}
+.scale{max-width:30rem;margin:1rem 0}.scale>div:first-child{height:.9rem;border-radius:4px;
+border:1px solid var(--line)}
+.ticks{display:flex;justify-content:space-between;font-size:.875rem}td img{width:clamp(5.5rem,24vw,11rem);
+max-width:none}
 @media print{body{background:#fff}section{border-color:#ccc}}
 """
 
 
 def render_report(explained: Explained, photo: Picture | None = None, colormap: str = "viridis") -> str:
-    """The page. photo: the picture itself, if it is to be shown beside the overlays; colormap: the one the overlays were drawn with."""
+    """The page. photo: the picture itself, if it is to be shown beside the overlays; colormap: the one the
+    overlays were drawn with."""
     image = explained.image
     top = explained.predictions[0] if explained.predictions else None
     title = f"{top.label}, {_percent(top.score)}" if top else "No prediction"
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f'<p class="quiet">{escape(explained.model)} version {escape(explained.model_version)} on a {escape(image.format)} picture of '
+        f'<p class="quiet">{escape(explained.model)} version {escape(explained.model_version)} on a '
+        f"{escape(image.format)} picture of "
         f"{image.width} × {image.height} pixels, answered in {explained.timings.total:.0f} ms</p>",
         *(f'<p class="warning">{escape(warning)}</p>' for warning in explained.warnings),
         '<section><h2>What the model says</h2><div class="row">',
         _figure(photo, "the photo", "the photo as it was sent") if photo else "",
         f'<div style="flex:2 1 20rem">{_predictions(explained.predictions)}</div></div></section>',
         *(_explanation(explanation, colormap) for explanation in explained.explanations),
-        "<footer><p>Made by paca-serve. Boxes and centroids are pixels of the upright original, from its top left corner. "
+        "<footer><p>Made by paca-serve. Boxes and centroids are pixels of the upright original, from its top "
+        "left corner. "
         "An explanation shows what this model used, not what is true of the picture.</p></footer>",
     ]
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+        'content="width=device-width,initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
     )
 
 
 def _predictions(predictions: Iterable[Prediction]) -> str:
     rows = (
-        f'<tr><td>{escape(p.label)}</td><td class="bar">{_track(p.score)}</td><td class="n">{_percent(p.score)}</td><td class="n">{p.logit:.2f}</td></tr>'
+        f'<tr><td>{escape(p.label)}</td><td class="bar">{_track(p.score)}</td><td class="n">'
+        f'{_percent(p.score)}</td><td class="n">{p.logit:.2f}</td></tr>'
         for p in predictions
     )
     return f"<table><tr><th>class</th><th></th><th>probability</th><th>logit</th></tr>{''.join(rows)}</table>"
@@ -100,13 +130,20 @@ def _explanation(explanation: Explanation, colormap: str) -> str:
     method = explanation.method
     facts = ["depends on the class" if method.class_specific else "does not depend on any class"]
     facts.append("adds up to the logit" if method.complete else "does not add up to the logit")
-    facts.append(f"{method.gradients} gradient pass" if method.gradients == 1 else f"{method.gradients} gradient passes")
+    facts.append(
+        f"{method.gradients} gradient pass"
+        if method.gradients == 1
+        else f"{method.gradients} gradient passes"
+    )
     return "".join(
         [
-            f"<section><h2>{_question(explanation)}</h2><p>Method <b>{escape(method.name)}</b>: {', '.join(facts)}. {NOTES.get(method.name, '')}</p>",
+            f"<section><h2>{_question(explanation)}</h2><p>Method <b>{escape(method.name)}</b>: "
+            f"{', '.join(facts)}. {NOTES.get(method.name, '')}</p>",
             f'<p class="warning">{escape(method.fallback)}</p>' if method.fallback else "",
             _account(explanation),
-            f'<div class="row">{"".join(_drawn(explanation, name, picture) for name, picture in explanation.images.items())}</div>',
+            '<div class="row">'
+            f"{''.join(_drawn(explanation, name, picture) for name, picture in explanation.images.items())}"
+            "</div>",
             _scale(explanation.heatmap, colormap) if explanation.heatmap else "",
             _clusters(explanation) if explanation.clusters else "",
             "</section>",
@@ -131,7 +168,8 @@ def _account(explanation: Explanation) -> str:
         return ""
     unit = "difference of the two logits" if explanation.contrast else "logit"
     return (
-        f"<p>All patches together: {sums.sum_contributions:+.3f}, bias: {sums.bias:+.3f}, {unit}: {sums.logit:+.3f} "
+        f"<p>All patches together: {sums.sum_contributions:+.3f}, bias: {sums.bias:+.3f}, {unit}: "
+        f"{sums.logit:+.3f} "
         f'<span class="quiet">(left over by rounding: {sums.residual:.0e})</span></p>'
     )
 
@@ -145,12 +183,26 @@ def _drawn(explanation: Explanation, name: str, picture: Picture) -> str:
 
 def _scale(heat: Heatmap, colormap: str) -> str:
     limit = float(np.abs(heat.values).max())
-    ends = (f"{-limit:.2g} against", "0", f"{limit:.2g} for") if heat.signed else ("0", f"{limit / 2:.2g}", f"{limit:.2g}")
-    unit = "logits each patch adds" if heat.units == "logit" else "relative: 1 is the strongest place of this picture"
+    ends = (
+        (f"{-limit:.2g} against", "0", f"{limit:.2g} for")
+        if heat.signed
+        else ("0", f"{limit / 2:.2g}", f"{limit:.2g}")
+    )
+    unit = (
+        "logits each patch adds"
+        if heat.units == "logit"
+        else "relative: 1 is the strongest place of this picture"
+    )
     gradient = css_gradient(DIVERGING if heat.signed else SEQUENTIAL[colormap])
     ticks = "".join(f"<span>{end}</span>" for end in ends)
-    bar = f'<div style="background:{gradient}" role="img" aria-label="colour bar from {ends[0]} to {ends[-1]}"></div>'
-    return f'<div class="scale">{bar}<div class="ticks">{ticks}</div><div class="quiet">{unit}; overlays fade out towards 0</div></div>'
+    bar = (
+        f'<div style="background:{gradient}" role="img" aria-label="colour bar from {ends[0]} to {ends[-1]}">'
+        "</div>"
+    )
+    return (
+        f'<div class="scale">{bar}<div class="ticks">{ticks}</div><div class="quiet">{unit}; overlays fade '
+        "out towards 0</div></div>"
+    )
 
 
 def _clusters(explanation: Explanation) -> str:
@@ -159,11 +211,26 @@ def _clusters(explanation: Explanation) -> str:
         clusters = tuple(sorted(clusters, key=lambda c: -(c.share or 0)))
     largest = max((abs(c.share) for c in clusters if c.share is not None), default=0.0)
     effects = any(c.effect is not None for c in clusters)
-    head = "".join(f"<th>{name}</th>" for name in ("cluster", "", *(("share", "") if largest else ()), "area", *(("effect",) if effects else ())))
+    head = "".join(
+        f"<th>{name}</th>"
+        for name in (
+            "cluster",
+            "",
+            *(("share", "") if largest else ()),
+            "area",
+            *(("effect",) if effects else ()),
+        )
+    )
     order = {c.cluster: rank for rank, c in enumerate(explanation.clusters)}
-    rows = "".join(_cluster_row(c, largest, effects, order[c.cluster] if "segmentation" in explanation.images else None) for c in clusters)
+    rows = "".join(
+        _cluster_row(c, largest, effects, order[c.cluster] if "segmentation" in explanation.images else None)
+        for c in clusters
+    )
     note = (SHARE_NOTE if specific else AGNOSTIC_NOTE) + (EFFECT_NOTE if effects else "")
-    return f'<h3>Clusters of stage {clusters[0].stage}</h3><table><tr>{head}</tr>{rows}</table><p class="quiet">{note}</p>'
+    return (
+        f'<h3>Clusters of stage {clusters[0].stage}</h3><table><tr>{head}</tr>{rows}</table><p class="quiet">'
+        f"{note}</p>"
+    )
 
 
 def _cluster_row(cluster: Cluster, largest: float, effects: bool, rank: int | None) -> str:
@@ -174,10 +241,15 @@ def _cluster_row(cluster: Cluster, largest: float, effects: bool, rank: int | No
     cells = [f"<td>{swatch}{cluster.cluster}</td><td>{picture}</td>"]
     if largest:
         share = cluster.share or 0.0
-        cells.append(f'<td class="bar">{_track(abs(share) / largest, "for" if share >= 0 else "against")}</td><td class="n">{share:+.3f}</td>')
+        cells.append(
+            f'<td class="bar">{_track(abs(share) / largest, "for" if share >= 0 else "against")}</td><td '
+            f'class="n">{share:+.3f}</td>'
+        )
     cells.append(f'<td class="n">{_percent(cluster.area)}</td>')
     if effects:
-        cells.append(f'<td class="n">{cluster.effect:+.4f}</td>' if cluster.effect is not None else "<td></td>")
+        cells.append(
+            f'<td class="n">{cluster.effect:+.4f}</td>' if cluster.effect is not None else "<td></td>"
+        )
     return f"<tr>{''.join(cells)}</tr>"
 
 
@@ -191,7 +263,10 @@ def _figure(picture: Picture, alt: str, caption: str, kind: str = "") -> str:
 
 def _image(picture: Picture, alt: str, kind: str = "") -> str:
     data = base64.b64encode(picture.data).decode()
-    return f'<img class="{kind}" width="{picture.width}" height="{picture.height}" alt="{escape(alt)}" src="data:{picture.mime};base64,{data}">'
+    return (
+        f'<img class="{kind}" width="{picture.width}" height="{picture.height}" alt="{escape(alt)}" '
+        f'src="data:{picture.mime};base64,{data}">'
+    )
 
 
 def _percent(part: float) -> str:

@@ -1,6 +1,8 @@
-"""The model repository on disk: `<repository>/<name>/<version>/model.onnx` and the files beside it. Standard library only; opens no model.
+"""The model repository on disk: `<repository>/<name>/<version>/model.onnx` and the files beside it. Standard
+library only; opens no model.
 
-Versions are folder names that are whole numbers; the highest is the newest. What a file contains is the engine's business.
+Versions are folder names that are whole numbers; the highest is the newest. What a file contains is the
+engine's business.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ def names(repository: Path, precision: str = "fp32") -> list[str]:
     """Models with at least one version, in alphabetical order; CannotStart where the folder is missing."""
     if not repository.is_dir():
         raise CannotStart(
-            f"the model repository {repository} is not a folder; set PACA_MODELS to <repository> with <name>/<version>/model.onnx in it"
+            f"the model repository {repository} is not a folder; set PACA_MODELS to <repository> with "
+            "<name>/<version>/model.onnx in it"
         )
     return sorted(p.name for p in repository.iterdir() if versions(repository, p.name, precision))
 
@@ -63,10 +66,15 @@ def find(repository: Path, name: str, version: str | None = None, precision: str
     """The named version, the newest when none is named; UnknownModel says what there is."""
     found = versions(repository, name, precision)
     if not found:
-        raise UnknownModel(f"no model {name!r} with precision {precision}; there are: {', '.join(names(repository, precision)) or 'none'}")
+        raise UnknownModel(
+            f"no model {name!r} with precision {precision}; there are: "
+            f"{', '.join(names(repository, precision)) or 'none'}"
+        )
     if version is None:
         return found[-1]
     for files in found:
         if files.version == version:
             return files
-    raise UnknownModel(f"model {name!r} has no version {version!r}; it has: {', '.join(f.version for f in found)}")
+    raise UnknownModel(
+        f"model {name!r} has no version {version!r}; it has: {', '.join(f.version for f in found)}"
+    )

@@ -1,6 +1,8 @@
-"""What the core answers, as frozen dataclasses. The edge shapes them into JSON; nothing here knows how they were computed.
+"""What the core answers, as frozen dataclasses. The edge shapes them into JSON; nothing here knows how they
+were computed.
 
-Coordinates are pixels of the upright original picture, origin top left, boxes as (x0, y0, x1, y1). Times are milliseconds.
+Coordinates are pixels of the upright original picture, origin top left, boxes as (x0, y0, x1, y1). Times are
+milliseconds.
 """
 
 from __future__ import annotations
@@ -66,8 +68,8 @@ class TargetInfo:
 
 @dataclass(frozen=True)
 class MethodInfo:
-    """class_specific: the map changes with the class. complete: it sums to the logit. gradients: gradient passes it took.
-    fallback: why another method than the one asked for answers, if so."""
+    """class_specific: the map changes with the class. complete: it sums to the logit. gradients: gradient
+    passes it took. fallback: why another method than the one asked for answers, if so."""
 
     name: str
     class_specific: bool
@@ -78,7 +80,8 @@ class MethodInfo:
 
 @dataclass(frozen=True)
 class Completeness:
-    """sum_contributions + bias - logit = residual; with a contrast, bias and logit are differences between the two classes."""
+    """sum_contributions + bias - logit = residual; with a contrast, bias and logit are differences between
+    the two classes."""
 
     sum_contributions: float
     bias: float
@@ -88,7 +91,8 @@ class Completeness:
 
 @dataclass(frozen=True)
 class Heatmap:
-    """Numbers over the picture. values: (rows, columns) float32 on the model's grid; units: "logit" for complete maps, else "relative"."""
+    """Numbers over the picture. values: (rows, columns) float32 on the model's grid; units: "logit" for
+    complete maps, else "relative"."""
 
     values: np.ndarray
     signed: bool
@@ -119,9 +123,10 @@ class MaskInfo:
 
 @dataclass(frozen=True)
 class Cluster:
-    """One cluster of one stage. share: part of the class evidence located in it (None for class-agnostic answers); area: part of the picture where it
-    is the strongest; effect: first-order change of the logit per unit of attention bias, if computed; overlay: its heatmap on the picture;
-    values: (H_s, W_s) float32, P(cluster | patch), 0 to 1."""
+    """One cluster of one stage. share: part of the class evidence located in it (None for class-agnostic
+    answers); area: part of the picture where it is the strongest; effect: first-order change of the logit per
+    unit of attention bias, if computed; overlay: its heatmap on the picture; values: (H_s, W_s) float32,
+    P(cluster | patch), 0 to 1."""
 
     stage: int
     cluster: int
@@ -144,8 +149,9 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class Explanation:
-    """One target's answer. images: by render name ("overlay", "heatmap", "mask", "masked", "segmentation"). window: (x0, y0, x1, y1) in pixels of the
-    upright original, where the grids of its maps lie; may reach beyond the picture. segmentation: None where the model does not cluster."""
+    """One target's answer. images: by render name ("overlay", "heatmap", "mask", "masked", "segmentation").
+    window: (x0, y0, x1, y1) in pixels of the upright original, where the grids of its maps lie; may reach
+    beyond the picture. segmentation: None where the model does not cluster."""
 
     target: TargetInfo | None
     method: MethodInfo

@@ -1,4 +1,5 @@
-"""What every test may use: a tiny exported model (made once a run), pictures, a server on loopback, and the data folders where they exist."""
+"""What every test may use: a tiny exported model (made once a run), pictures, a server on loopback, and the
+data folders where they exist."""
 
 from __future__ import annotations
 
@@ -45,11 +46,16 @@ def parity_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model repository with one untrained model, `tiny`: 32 px, 3 stages (5, 3 and no clusters), 4 classes, exported as users would. Do not write into it."""
+    """A model repository with one untrained model, `tiny`: 32 px, 3 stages (5, 3 and no clusters), 4 classes,
+    exported as users would. Do not write into it."""
     from export.paca import PaCaConfig, PaCaViT, StageConfig
     from export.pipeline import Source, export_model
 
-    shared = tmp_path_factory.getbasetemp().parent if os.environ.get("PYTEST_XDIST_WORKER") else tmp_path_factory.getbasetemp()
+    shared = (
+        tmp_path_factory.getbasetemp().parent
+        if os.environ.get("PYTEST_XDIST_WORKER")
+        else tmp_path_factory.getbasetemp()
+    )
     repository = shared / "tiny-repository"
     with FileLock(str(shared / "tiny-repository.lock")):
         if not repository.is_dir():
@@ -57,9 +63,20 @@ def tiny_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
             torch.manual_seed(3)
             stages = (StageConfig(8, 1, 2, 5), StageConfig(12, 1, 3, 3), StageConfig(16, 1, 4))
-            config = PaCaConfig("tiny", stages, num_classes=4, image_size=32, patch_size=2, resize="stretch", crop=1.0, interpolation="bilinear")
+            config = PaCaConfig(
+                "tiny",
+                stages,
+                num_classes=4,
+                image_size=32,
+                patch_size=2,
+                resize="stretch",
+                crop=1.0,
+                interpolation="bilinear",
+            )
             model = PaCaViT(config)
-            torch.nn.init.normal_(model.head.weight, std=0.5)  # an untrained head would call every picture the same
+            torch.nn.init.normal_(
+                model.head.weight, std=0.5
+            )  # an untrained head would call every picture the same
             making = shared / "tiny-repository.part"
             export_model(Source(model, "tiny", LABELS), making / "tiny" / "1" / "model.onnx")
             making.rename(repository)

@@ -1,4 +1,5 @@
-"""`paca serve` in a process of its own, and a client light enough to load it. For tests that need real sockets, signals and crashes."""
+"""`paca serve` in a process of its own, and a client light enough to load it. For tests that need real
+sockets, signals and crashes."""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ class Serving:
     def workers(self) -> list[int]:
         """Process ids of its workers (not of multiprocessing's resource tracker)."""
         return sorted(
-            p.pid for p in psutil.Process(self.process.pid).children() if alive(p.pid) and any("spawn_main" in part for part in p.cmdline())
+            p.pid
+            for p in psutil.Process(self.process.pid).children()
+            if alive(p.pid) and any("spawn_main" in part for part in p.cmdline())
         )
 
     def family(self) -> list[psutil.Process]:
@@ -49,12 +52,15 @@ PACA = (sys.executable, "-m", "service", "serve")
 
 @contextmanager
 def served(models: Path | None, command: Sequence[str] = PACA, **settings: object) -> Iterator[Serving]:
-    """`paca serve` as users start it, with the models of a folder (None: the embedded ones), on a port of the system's choice. Killed at the end."""
+    """`paca serve` as users start it, with the models of a folder (None: the embedded ones), on a port of the
+    system's choice. Killed at the end."""
     environment = {**os.environ, "PACA_PORT": "0", "PYTHONUNBUFFERED": "1"}
     environment |= {f"PACA_{name.upper()}": str(value) for name, value in settings.items()}
     if models:
         environment["PACA_MODELS"] = str(models)
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     family: list[psutil.Process] = []
     try:
         assert process.stdout is not None
@@ -88,7 +94,8 @@ def alive(pid: int) -> bool:
 
 @dataclass(frozen=True)
 class Answer:
-    """One request's fate. status: of HTTP, 0 where no answer came; seconds: from sending to the whole answer; refused: no connection was made."""
+    """One request's fate. status: of HTTP, 0 where no answer came; seconds: from sending to the whole answer;
+    refused: no connection was made."""
 
     status: int
     seconds: float
@@ -98,11 +105,16 @@ class Answer:
 
 
 def post(body: bytes, path: str = "/classify") -> bytes:
-    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: "
+        f"{len(body)}\r\n\r\n".encode()
+        + body
+    )
 
 
 class Connection:
-    """One HTTP/1.1 connection, kept alive; opened again when the server closed it, or might: it closes what is idle for 5 seconds."""
+    """One HTTP/1.1 connection, kept alive; opened again when the server closed it, or might: it closes what
+    is idle for 5 seconds."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -114,7 +126,9 @@ class Connection:
         if began - self._used > 3:
             self.close()
         try:
-            self._streams = self._streams or await asyncio.open_connection("127.0.0.1", self._port, limit=2**22)
+            self._streams = self._streams or await asyncio.open_connection(
+                "127.0.0.1", self._port, limit=2**22
+            )
         except OSError:
             return Answer(0, time.monotonic() - began, refused=True)
         reader, writer = self._streams

@@ -1,4 +1,5 @@
-"""Full counts or small ones: `make soak` sets PACA_SOAK, and the same tests run longer; only a number differs."""
+"""Full counts or small ones: `make soak` sets PACA_SOAK, and the same tests run longer; only a number
+differs."""
 
 from __future__ import annotations
 
@@ -15,5 +16,6 @@ def count(few: int, many: int) -> int:
 
 
 def examples(few: int, many: int) -> settings:
-    """How many examples hypothesis draws: `few`, always the same, or in a soak `many`, drawn anew each time."""
+    """How many examples hypothesis draws: `few`, always the same, or in a soak `many`, drawn anew each
+    time."""
     return settings(max_examples=count(few, many), derandomize=not SOAK, database=None, deadline=None)

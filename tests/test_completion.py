@@ -1,4 +1,5 @@
-"""Completion in bash, as `paca --install-completion` sets it up: the script that paca prints, in a real shell."""
+"""Completion in bash, as `paca --install-completion` sets it up: the script that paca prints, in a real
+shell."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ def bash(script: str, environment: dict[str, str]) -> list[str]:
 def test_bash_completes_what_was_typed(environment: dict[str, str], typed: str, offered: set[str]) -> None:
     words = typed.split(" ")
     found = bash(
-        f"""eval "$(_PACA_COMPLETE=source_bash paca)"; COMP_WORDS=({" ".join(words)} ""); COMP_CWORD={len(words) - 1};
+        f"""eval "$(_PACA_COMPLETE=source_bash paca)"; COMP_WORDS=({" ".join(words)} "");
+        COMP_CWORD={len(words) - 1};
         _paca_completion paca; printf '%s\\n' "${{COMPREPLY[@]}}" """,
         environment,
     )

@@ -1,4 +1,5 @@
-"""The two halves meet only here: a network is exported, served over a real socket, and asked; every promise of the two endpoints is checked once."""
+"""The two halves meet only here: a network is exported, served over a real socket, and asked; every promise
+of the two endpoints is checked once."""
 
 from __future__ import annotations
 
@@ -54,13 +55,17 @@ def test_explain_gives_the_scores_of_classify_and_an_exact_account(server: httpx
     assert account["sum_contributions"] + account["bias"] == pytest.approx(account["logit"], abs=1e-4)
     assert account["logit"] == pytest.approx(explanation["target"]["logit"])
     assert explanation["heatmap"]["grid"] == [4, 4]
-    assert np.frombuffer(base64.b64decode(explanation["heatmap"]["array"]), np.float16).sum() == pytest.approx(account["sum_contributions"], abs=1e-2)
+    assert np.frombuffer(
+        base64.b64decode(explanation["heatmap"]["array"]), np.float16
+    ).sum() == pytest.approx(account["sum_contributions"], abs=1e-2)
     assert len(explanation["clusters"]) == 3
     assert explanation["method"]["class_specific"] is True
 
 
 def test_overlays_are_pictures_of_the_size_they_say(server: httpx.Client, jpeg: bytes) -> None:
-    answer = server.post("/explain?render=overlay,heatmap,mask,masked,segmentation,clusters&format=png", content=jpeg).json()
+    answer = server.post(
+        "/explain?render=overlay,heatmap,mask,masked,segmentation,clusters&format=png", content=jpeg
+    ).json()
     (explanation,) = answer["explanations"]
     pictures = [*explanation["images"].values(), *(c["overlay"] for c in explanation["clusters"])]
     assert set(explanation["images"]) == {"overlay", "heatmap", "mask", "masked", "segmentation"}
@@ -71,7 +76,9 @@ def test_overlays_are_pictures_of_the_size_they_say(server: httpx.Client, jpeg: 
     assert all(max(c["overlay"]["width"], c["overlay"]["height"]) <= 256 for c in explanation["clusters"])
 
 
-def test_the_default_explanation_is_focus_where_the_gradient_graph_is_there(server: httpx.Client, jpeg: bytes) -> None:
+def test_the_default_explanation_is_focus_where_the_gradient_graph_is_there(
+    server: httpx.Client, jpeg: bytes
+) -> None:
     method = server.post("/explain", content=jpeg).json()["explanations"][0]["method"]
     assert (method["name"], method["gradients"]) == ("focus", 1)
 
@@ -115,7 +122,13 @@ def test_a_truncated_jpeg_is_refused(server: httpx.Client, jpeg: bytes) -> None:
 
 
 def test_a_png_that_claims_to_be_huge_is_refused_from_its_header(server: httpx.Client) -> None:
-    header = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + b"IHDR" + (50_000).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
+    header = (
+        b"\x89PNG\r\n\x1a\n"
+        + (13).to_bytes(4, "big")
+        + b"IHDR"
+        + (50_000).to_bytes(4, "big") * 2
+        + bytes([8, 2, 0, 0, 0])
+    )
     import zlib
 
     png = header + zlib.crc32(header[12:]).to_bytes(4, "big") + bytes(64)

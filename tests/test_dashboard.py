@@ -13,7 +13,12 @@ DASHBOARD = json.loads(Path("docker/grafana/dashboards/paca.json").read_text(enc
 
 
 def test_every_metric_of_the_dashboard_is_served(tiny_repository: Path) -> None:
-    asked = {name for panel in DASHBOARD["panels"] for target in panel["targets"] for name in re.findall(r"\bpaca_\w+", target["expr"])}
+    asked = {
+        name
+        for panel in DASHBOARD["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"\bpaca_\w+", target["expr"])
+    }
     assert len(asked) > 8
     with TestClient(create_app(Settings(models=tiny_repository, provider="cpu"))) as client:
         text = client.get("/metrics").text

@@ -35,7 +35,9 @@ def run(server, jpeg, tmp_path):
 
     def command(*words: str) -> str:
         environment = {**os.environ, "PACA_URL": server}
-        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -61,11 +63,19 @@ def client_module():
 
 
 def test_curl_in_every_form(run, tmp_path):
-    raw, multipart, from_json, several, *_ = [json.loads(line) for line in run("sh", str(EXAMPLES / "requests.sh"), "photo.jpg").splitlines() if line]
+    raw, multipart, from_json, several, *_ = [
+        json.loads(line)
+        for line in run("sh", str(EXAMPLES / "requests.sh"), "photo.jpg").splitlines()
+        if line
+    ]
     assert raw["predictions"] == multipart["predictions"] == from_json["predictions"]
-    for item in several["results"]:  # which may have shared a run: equal but for the last digits of scores and logits, see docs/api.md
+    for item in several[
+        "results"
+    ]:  # which may have shared a run: equal but for the last digits of scores and logits, see docs/api.md
         for found, alone in zip(item["predictions"][:3], raw["predictions"], strict=True):
-            assert found == alone | {name: pytest.approx(alone[name], abs=2e-6) for name in ("score", "logit")}
+            assert found == alone | {
+                name: pytest.approx(alone[name], abs=2e-6) for name in ("score", "logit")
+            }
     assert json.loads((tmp_path / "explanation.json").read_text())["explanations"]
     assert (tmp_path / "overlay.png").read_bytes().startswith(b"\x89PNG")
     assert b"<html" in (tmp_path / "report.html").read_bytes()
@@ -86,7 +96,9 @@ def test_the_triton_client(run):
 
 
 def test_the_python_of_the_api_document(run, server, tmp_path):
-    (code,) = re.findall(r"```python\n(.*?)```", (EXAMPLES.parent / "docs" / "api.md").read_text("utf-8"), re.S)
+    (code,) = re.findall(
+        r"```python\n(.*?)```", (EXAMPLES.parent / "docs" / "api.md").read_text("utf-8"), re.S
+    )
     (tmp_path / "example.py").write_text(code.replace("http://localhost:8000", server))
     printed = run(sys.executable, "example.py")
     assert "most evidence at x" in printed

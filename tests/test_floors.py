@@ -11,9 +11,14 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {
-    "starlette": "1.3.1",  # CVE-2026-54283, CVE-2025-54121, GHSA-f96h-pmfr-66vw, GHSA-7f5h-v6xp-fcq8: forms and ranges that block or exhaust
-    "python-multipart": "0.0.31",  # CVE-2024-24762, -53981, CVE-2026-24486, -40347, -42561: parts and their headers without bounds
-    "pillow": "12.3.0",  # CVE-2024-28219, CVE-2025-48379, CVE-2026-25990, -40192, -42308 to -42311, -55379, -55380, -59200 to -59204: decoders
+    # CVE-2026-54283, CVE-2025-54121, GHSA-f96h-pmfr-66vw, GHSA-7f5h-v6xp-fcq8: forms and ranges that block or
+    # exhaust
+    "starlette": "1.3.1",
+    # CVE-2024-24762, -53981, CVE-2026-24486, -40347, -42561: parts and their headers without bounds
+    "python-multipart": "0.0.31",
+    # CVE-2024-28219, CVE-2025-48379, CVE-2026-25990, -40192, -42308 to -42311, -55379, -55380, -59200 to
+    # -59204: decoders
+    "pillow": "12.3.0",
     "onnx": "1.21.0",  # CVE-2026-28500, -34445, -34446, -34447, -27489: external data that leaves its folder
     "onnxruntime": "1.31",  # has the checks of external data of microsoft/onnxruntime#26776 and #27430
     "torch": "2.10.0",  # CVE-2025-32434, CVE-2026-24747: weights_only that runs code
@@ -23,7 +28,10 @@ FLOORS = {
 def allowed() -> dict[str, str]:
     """The lower bound of every requirement in pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    texts = [*project["dependencies"], *(text for extra in project["optional-dependencies"].values() for text in extra)]
+    texts = [
+        *project["dependencies"],
+        *(text for extra in project["optional-dependencies"].values() for text in extra),
+    ]
     bounds = {}
     for requirement in map(Requirement, texts):
         for bound in requirement.specifier:

@@ -1,4 +1,5 @@
-"""requirements/*.txt, what the server image installs: whole, hashed, from nowhere in particular, and what pyproject.toml and constraints.txt say."""
+"""requirements/*.txt, what the server image installs: whole, hashed, from nowhere in particular, and what
+pyproject.toml and constraints.txt say."""
 
 import re
 import tomllib
@@ -16,7 +17,10 @@ LOCKS = pytest.mark.parametrize("runtime", ["cpu", "gpu"])
 def locked(runtime: str) -> dict[str, tuple[str, list[str]]]:
     """Package → (version, hashes)."""
     text = (ROOT / "requirements" / f"{runtime}.txt").read_text().replace("\\\n", "")
-    found = [re.match(r"([\w.-]+)==([\w.]+)(?: ;[^#]*?)?((?:\s+--hash=sha256:[0-9a-f]{64})+)\s*$", line) for line in text.splitlines()]
+    found = [
+        re.match(r"([\w.-]+)==([\w.]+)(?: ;[^#]*?)?((?:\s+--hash=sha256:[0-9a-f]{64})+)\s*$", line)
+        for line in text.splitlines()
+    ]
     assert all(found), "each line is one pinned package with its hashes; run make lock"
     return {match[1]: (match[2], match[3].split()) for match in found if match}
 
@@ -24,10 +28,16 @@ def locked(runtime: str) -> dict[str, tuple[str, list[str]]]:
 @LOCKS
 def test_the_lock_holds_what_the_project_asks_for(runtime):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    texts = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"][runtime], *project["build-system"]["requires"]]
+    texts = [
+        *project["project"]["dependencies"],
+        *project["project"]["optional-dependencies"][runtime],
+        *project["build-system"]["requires"],
+    ]
     for requirement in map(Requirement, texts):
         version, _ = locked(runtime)[canonicalize_name(requirement.name)]
-        assert version in requirement.specifier, f"{requirement} is asked for, {version} is locked; run make lock"
+        assert version in requirement.specifier, (
+            f"{requirement} is asked for, {version} is locked; run make lock"
+        )
 
 
 @LOCKS

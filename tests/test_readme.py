@@ -1,4 +1,5 @@
-"""The README's commands, extracted and executed: what a newcomer types works as it stands (ports and paths apart)."""
+"""The README's commands, extracted and executed: what a newcomer types works as it stands (ports and paths
+apart)."""
 
 from __future__ import annotations
 
@@ -29,8 +30,20 @@ def block(language: str, containing: str) -> str:
 
 
 def shell(script: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(Path.cwd()), **variables}
-    return subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+    environment = {
+        **os.environ,
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "PYTHONPATH": str(Path.cwd()),
+        **variables,
+    }
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +59,10 @@ def test_the_curl_lines_answer(server: str, jpeg: bytes, tmp_path: Path) -> None
     (tmp_path / "photo.jpg").write_bytes(jpeg)
     classify, explain, overlay = block("sh", "/classify").strip().splitlines()
     on = "curl -sS --fail-with-body"
-    answers = [shell(line.replace("curl", on).replace("localhost:8000", server), tmp_path) for line in (classify, explain, overlay)]
+    answers = [
+        shell(line.replace("curl", on).replace("localhost:8000", server), tmp_path)
+        for line in (classify, explain, overlay)
+    ]
     assert [a.returncode for a in answers] == [0, 0, 0], [a.stdout[-500:] + a.stderr for a in answers]
     assert len(json.loads(answers[0].stdout)["predictions"]) == 5
     assert json.loads(answers[1].stdout)["explanations"][0]["images"]["overlay"]["mime"] == "image/webp"

@@ -1,11 +1,22 @@
-"""The server must run where torch is absent: every module of service/ imports and the command line helps, with torch and the exporter's libraries blocked."""
+"""The server must run where torch is absent: every module of service/ imports and the command line helps,
+with torch and the exporter's libraries blocked."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
 
-BLOCKED = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "sklearn", "scipy", "matplotlib", "cv2")
+BLOCKED = (
+    "torch",
+    "torchvision",
+    "onnx",
+    "onnxscript",
+    "safetensors",
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "cv2",
+)
 
 PREAMBLE = f"""
 import sys
@@ -18,7 +29,9 @@ sys.meta_path.insert(0, Blocked())
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", PREAMBLE + code], capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", PREAMBLE + code], capture_output=True, text=True, timeout=120
+    )
 
 
 def test_every_module_of_the_server_imports_without_torch() -> None:
@@ -29,7 +42,8 @@ def test_every_module_of_the_server_imports_without_torch() -> None:
     )
     assert len(modules) > 15
     done = run(
-        f"import importlib, json\nfor m in {modules!r}: importlib.import_module(m)\nprint(json.dumps(sorted(m for m in sys.modules if m == 'torch')))"
+        f"import importlib, json\nfor m in {modules!r}: "
+        "importlib.import_module(m)\nprint(json.dumps(sorted(m for m in sys.modules if m == 'torch')))"
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout) == []
@@ -38,7 +52,16 @@ def test_every_module_of_the_server_imports_without_torch() -> None:
 def test_a_picture_is_explained_without_torch(tiny_repository: Path, jpeg: bytes, tmp_path: Path) -> None:
     (tmp_path / "cat.jpg").write_bytes(jpeg)
     model = tiny_repository / "tiny" / "1" / "model.onnx"
-    arguments = ["paca", "explain", str(tmp_path / "cat.jpg"), "--model", str(model), "--out", str(tmp_path / "out"), "--json"]
+    arguments = [
+        "paca",
+        "explain",
+        str(tmp_path / "cat.jpg"),
+        "--model",
+        str(model),
+        "--out",
+        str(tmp_path / "out"),
+        "--json",
+    ]
     done = run(f"sys.argv = {arguments!r}\nfrom service.cli import main\nmain()")
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout)["predictions"][0]["label"] in ("red", "green", "blue", "grey")
@@ -46,7 +69,10 @@ def test_a_picture_is_explained_without_torch(tiny_repository: Path, jpeg: bytes
 
 
 def test_export_says_which_extra_to_install_and_exits_2() -> None:
-    done = run("sys.argv = ['paca', 'export', 'pacavit_tiny_p2cconv_100_0', '--out', 'x.onnx']\nfrom service.cli import main\nmain()")
+    done = run(
+        "sys.argv = ['paca', 'export', 'pacavit_tiny_p2cconv_100_0', '--out', 'x.onnx']\nfrom service.cli "
+        "import main\nmain()"
+    )
     assert done.returncode == 2
     assert "needs the extra 'export'" in done.stderr
 

@@ -1,10 +1,12 @@
-"""The methods ours are compared with, in PyTorch on the same weights: everything that needs gradients or attention weights, from one forward and one
-backward pass; integrated gradients; and the maps that never look at the picture. Also copies of the network with random parts, for the sanity check.
+"""The methods ours are compared with, in PyTorch on the same weights: everything that needs gradients or
+attention weights, from one forward and one backward pass; integrated gradients; and the maps that never look
+at the picture. Also copies of the network with random parts, for the sanity check.
 
-T_s: tokens (N, C) after the norm of stage s (of the last stage before a gate, the layer those libraries take); g = dz/dT_s; z the explained logit.
-Grad-CAM (Selvaraju et al. 2017): relu(sum_c mean_n(g) T). HiResCAM (Draelos & Carin 2020): sum_c g T. LayerCAM (Jiang et al. 2021):
-relu(sum_c relu(g) T). Attention rollout (Abnar & Zuidema 2020), through clusters: v <- (v + (v A) Z) / 2 from the last block to the first, A patches to
-clusters, Z clusters to patches.
+T_s: tokens (N, C) after the norm of stage s (of the last stage before a gate, the layer those libraries
+take); g = dz/dT_s; z the explained logit. Grad-CAM (Selvaraju et al. 2017): relu(sum_c mean_n(g) T). HiResCAM
+(Draelos & Carin 2020): sum_c g T. LayerCAM (Jiang et al. 2021): relu(sum_c relu(g) T). Attention rollout
+(Abnar & Zuidema 2020), through clusters: v <- (v + (v A) Z) / 2 from the last block to the first, A patches
+to clusters, Z clusters to patches.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ STEPS = 16  # of integrated gradients
 
 @dataclass(frozen=True)
 class Pass:
-    """One forward and backward pass over B pictures: what came out of every stage, and the gradient of each picture's explained logit there.
-    normed: T_s of every stage, to_tokens: its gradient."""
+    """One forward and backward pass over B pictures: what came out of every stage, and the gradient of each
+    picture's explained logit there. normed: T_s of every stage, to_tokens: its gradient."""
 
     image: Tensor
     features: Features
@@ -63,12 +65,16 @@ class Reference:
             features = self.model.features(image)
         logits = self.model.classify(features.tokens[-1])
         normed = [*features.tokens[:-1], *last]
-        to_image, *to_tokens = torch.autograd.grad((logits * torch.from_numpy(weights)).sum(), [image, *normed])
+        to_image, *to_tokens = torch.autograd.grad(
+            (logits * torch.from_numpy(weights)).sum(), [image, *normed]
+        )
         return Pass(image.detach(), features, normed, attention, logits.detach().numpy(), to_image, to_tokens)
 
     def maps(self, pictures: np.ndarray, targets: np.ndarray) -> list[Maps]:
         """The baselines of each picture for its target."""
-        found = self.run(self.image(pictures), np.eye(self.model.config.num_classes, dtype=np.float32)[targets])
+        found = self.run(
+            self.image(pictures), np.eye(self.model.config.num_classes, dtype=np.float32)[targets]
+        )
         cells = self.model.config.grids()[0][0]
         rows: list[Maps] = []
         rolled = self._rollout(found)
@@ -86,7 +92,8 @@ class Reference:
         return rows
 
     def integrated(self, picture: np.ndarray, target: int) -> np.ndarray:
-        """Integrated gradients (Sundararajan et al. 2017) from the mean colour, at the middles of 16 steps, summed over channels and each cell."""
+        """Integrated gradients (Sundararajan et al. 2017) from the mean colour, at the middles of 16 steps,
+        summed over channels and each cell."""
         image = self.image(picture[None])
         along = (torch.arange(STEPS) + 0.5)[:, None, None, None] / STEPS * image
         weights = np.zeros((STEPS, self.model.config.num_classes), np.float32)
@@ -100,14 +107,22 @@ class Reference:
         classes = self.model.config.num_classes
         found = self.run(image, np.eye(classes, dtype=np.float32)[[target]])
         arrays = {"tokens": found.features.tokens[-1][0].detach().numpy()}
-        for stage, (z, grid) in enumerate(zip(found.features.assignments, found.features.grids, strict=True), 1):
+        for stage, (z, grid) in enumerate(
+            zip(found.features.assignments, found.features.grids, strict=True), 1
+        ):
             if z is not None:
                 arrays[f"assignment_{stage}"] = z[0].detach().unflatten(-1, grid).numpy()
         head = Head(self.model.head.weight.numpy(), self.model.head.bias.numpy())
 
         def gradient_maps(weights: np.ndarray) -> dict[int, np.ndarray]:
             run = self.run(image, weights[None])
-            return {s: _on(run.features.grids[s - 1], (run.features.tokens[s - 1][0].detach() * run.to_tokens[s - 1][0]).sum(-1)) for s in self._maps}
+            return {
+                s: _on(
+                    run.features.grids[s - 1],
+                    (run.features.tokens[s - 1][0].detach() * run.to_tokens[s - 1][0]).sum(-1),
+                )
+                for s in self._maps
+            }
 
         return shown(found.features.grids[-1], head, Seen(found.logits[0], arrays), target, gradient_maps)
 
@@ -134,12 +149,15 @@ class Reference:
                 flow = (flow + (passed if z is None else (passed[:, None] @ z.detach())[:, 0])) / 2
             if s:
                 up = [a // b for a, b in zip(grids[s - 1], grids[s], strict=True)]
-                flow = flow.unflatten(1, grids[s]).repeat_interleave(up[0], 1).repeat_interleave(up[1], 2).flatten(1) / (up[0] * up[1])
+                flow = flow.unflatten(1, grids[s]).repeat_interleave(up[0], 1).repeat_interleave(
+                    up[1], 2
+                ).flatten(1) / (up[0] * up[1])
         return flow.unflatten(1, grids[0]).numpy()
 
 
 def blind(size: tuple[int, int], seed: int) -> Maps:
-    """Maps that never saw the picture: noise, and a Gaussian on the picture's centre (sigma a quarter of its side)."""
+    """Maps that never saw the picture: noise, and a Gaussian on the picture's centre (sigma a quarter of its
+    side)."""
     y, x = ((np.arange(n) + 0.5) / n - 0.5 for n in size)
     return {
         "random": np.random.default_rng(seed).random(size),
@@ -164,7 +182,8 @@ def _on(grid: tuple[int, int], values: Tensor) -> np.ndarray:
 
 
 def attentions(stage: nn.Module) -> list[ClusterAttention]:
-    """The attentions of a stage that use the assignment the model shows: those from its last clustering on."""
+    """The attentions of a stage that use the assignment the model shows: those from its last clustering
+    on."""
     found = [module for module in stage.modules() if isinstance(module, ClusterAttention)]
     owners = [i for i, attention in enumerate(found) if attention.owns_clustering]
     return found[owners[-1] if owners else 0 :]

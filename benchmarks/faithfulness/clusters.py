@@ -1,4 +1,5 @@
-"""Does a cluster's number say what happens without the cluster? True ablation (attention to it switched off, PyTorch) against `effect` and `share`."""
+"""Does a cluster's number say what happens without the cluster? True ablation (attention to it switched off,
+PyTorch) against `effect` and `share`."""
 
 from __future__ import annotations
 
@@ -46,12 +47,16 @@ def rows(served: Served, reference: Reference, pictures: Sequence[Picture]) -> l
     for picture in pictures:
         seen = served.see(picture.pixels)
         weights = explain.question(len(seen.logits), picture.label)
-        cam = explain.contributions(seen.arrays["tokens"], served.manifest.stages[-1].grid, served.head, weights)
+        cam = explain.contributions(
+            seen.arrays["tokens"], served.manifest.stages[-1].grid, served.head, weights
+        )
         guess = effects(reference, picture.pixels, weights)
         for stage in stages:
             truth = ablation(reference, picture.pixels, picture.label, stage)
             share = explain.shares(cam, seen.arrays[f"assignment_{stage}"])
-            found[stage].append((spearman(guess[stage], truth), spearman(share, truth), float(np.abs(truth).max())))
+            found[stage].append(
+                (spearman(guess[stage], truth), spearman(share, truth), float(np.abs(truth).max()))
+            )
     table = []
     for stage, values in found.items():
         effect, share, largest = (summary(list(column)) for column in zip(*values, strict=True))
@@ -70,7 +75,8 @@ def rows(served: Served, reference: Reference, pictures: Sequence[Picture]) -> l
 
 
 class _Effects:
-    """The effects of every stage, through an explain.onnx that starts at the patch embedding, as `paca export` writes and verifies them."""
+    """The effects of every stage, through an explain.onnx that starts at the patch embedding, as `paca
+    export` writes and verifies them."""
 
     def __init__(self, model: PaCaViT) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -78,8 +84,16 @@ class _Effects:
             export_gradients(model, 0, path, batches=(1, 3))
             self._engine = GradientEngine(path, Device("cpu", threads=1))
 
-    def __call__(self, reference: Reference, picture: np.ndarray, weights: np.ndarray) -> dict[int, np.ndarray]:
+    def __call__(
+        self, reference: Reference, picture: np.ndarray, weights: np.ndarray
+    ) -> dict[int, np.ndarray]:
         with torch.no_grad():
-            features = to_tokens(reference.model.patch_embed(reference.image(picture[None]))).contiguous().numpy()
+            features = (
+                to_tokens(reference.model.patch_embed(reference.image(picture[None]))).contiguous().numpy()
+            )
         out = self._engine.run(features, weights[None])
-        return {int(name.removeprefix("effect_")): values[0] for name, values in out.items() if name.startswith("effect_")}
+        return {
+            int(name.removeprefix("effect_")): values[0]
+            for name, values in out.items()
+            if name.startswith("effect_")
+        }

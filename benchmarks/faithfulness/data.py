@@ -1,4 +1,5 @@
-"""The pictures of the benchmark, as the server's own decoder and preprocessing give them to the network: validation rows, grids of four, photos with boxes."""
+"""The pictures of the benchmark, as the server's own decoder and preprocessing give them to the network:
+validation rows, grids of four, photos with boxes."""
 
 from __future__ import annotations
 
@@ -15,12 +16,15 @@ from service import images
 from service.artifact import Preprocessing
 
 Box = tuple[float, float, float, float]
-TUNE = range(1000)  # validation rows that anything may be tuned on; everything reported comes from the rows after them
+TUNE = range(
+    1000
+)  # validation rows that anything may be tuned on; everything reported comes from the rows after them
 
 
 @dataclass(frozen=True)
 class Picture:
-    """pixels: (H, W, 3) uint8 as the network takes it. name: the row or file it came from. boxes: x0, y0, x1, y1 as fractions, where known."""
+    """pixels: (H, W, 3) uint8 as the network takes it. name: the row or file it came from. boxes: x0, y0, x1,
+    y1 as fractions, where known."""
 
     pixels: np.ndarray
     label: int
@@ -47,7 +51,11 @@ def validation(folder: Path, rows: Sequence[int], preprocessing: Preprocessing) 
     with np.load(folder / "imagenette_val_128.npz") as pack:
         files, offset, labels, names = pack["jpeg"].tobytes(), pack["offset"], pack["label"], pack["name"]
     return [
-        Picture(pixels(files[offset[i] : offset[i + 1]], preprocessing), int(labels[i]), f"validation row {i} ({names[i]})")
+        Picture(
+            pixels(files[offset[i] : offset[i + 1]], preprocessing),
+            int(labels[i]),
+            f"validation row {i} ({names[i]})",
+        )
         for i in rows
         if i < len(labels)
     ]
@@ -59,10 +67,15 @@ def located(folder: Path, preprocessing: Preprocessing) -> list[Picture]:
     labels: dict[str, int] = {}
     with (folder / "imagenette_loc" / "boxes.csv").open(newline="") as file:
         for row in csv.DictReader(file):
-            found[row["file"]].append((float(row["x0"]), float(row["y0"]), float(row["x1"]), float(row["y1"])))
+            found[row["file"]].append(
+                (float(row["x0"]), float(row["y0"]), float(row["x1"]), float(row["y1"]))
+            )
             labels[row["file"]] = int(row["label"])
     base = folder / "imagenette_loc" / "images"
-    return [Picture(pixels((base / name).read_bytes(), preprocessing), labels[name], name, tuple(found[name])) for name in sorted(found)]
+    return [
+        Picture(pixels((base / name).read_bytes(), preprocessing), labels[name], name, tuple(found[name]))
+        for name in sorted(found)
+    ]
 
 
 def grids(pictures: Sequence[Picture], count: int, seed: int = 0) -> list[Grid]:

@@ -1,4 +1,5 @@
-"""Runs the metrics: pictures with their maps in, numbers for each row of the table out. The forward passes they need are here, the arithmetic is `metrics`'."""
+"""Runs the metrics: pictures with their maps in, numbers for each row of the table out. The forward passes
+they need are here, the arithmetic is `metrics`'."""
 
 from __future__ import annotations
 
@@ -36,8 +37,11 @@ class Scores:
         return (*metrics.summary(known), len(known)) if known else None
 
 
-def every_map(served: Served, reference: Reference, pictures: np.ndarray, targets: Sequence[int]) -> list[Maps]:
-    """All rows that are cheap: ours through ONNX Runtime, baselines through PyTorch, blind ones. pictures: (B, H, W, 3)."""
+def every_map(
+    served: Served, reference: Reference, pictures: np.ndarray, targets: Sequence[int]
+) -> list[Maps]:
+    """All rows that are cheap: ours through ONNX Runtime, baselines through PyTorch, blind ones. pictures:
+    (B, H, W, 3)."""
     ours = served.pool.map(lambda i: served.maps(served.see(pictures[i]), targets[i]), range(len(pictures)))
     cells = served.manifest.stages[0].grid
     theirs: list[Maps] = []
@@ -46,12 +50,18 @@ def every_map(served: Served, reference: Reference, pictures: np.ndarray, target
     return [{**a, **b, **blind(cells, i)} for i, (a, b) in enumerate(zip(ours, theirs, strict=True))]
 
 
-def faithfulness(served: Served, picture: Picture, maps: Maps, steps: int, patches: bool) -> dict[str, dict[str, float]]:
-    """metric → row → number of one picture: areas under insertion (from the blurred picture) and deletion (to the mean colour), the probability of
-    the class against the share of cells; with `patches` also the rank correlation with what single patches do to the logit."""
+def faithfulness(
+    served: Served, picture: Picture, maps: Maps, steps: int, patches: bool
+) -> dict[str, dict[str, float]]:
+    """metric → row → number of one picture: areas under insertion (from the blurred picture) and deletion (to
+    the mean colour), the probability of the class against the share of cells; with `patches` also the rank
+    correlation with what single patches do to the logit."""
     cells = served.manifest.stages[0].grid
     fine = {row: resample(values, cells) for row, values in maps.items()}
-    backgrounds = {"insertion": blurred(picture.pixels), "deletion": average(picture.pixels, served.manifest.preprocessing)}
+    backgrounds = {
+        "insertion": blurred(picture.pixels),
+        "deletion": average(picture.pixels, served.manifest.preprocessing),
+    }
     wanted: dict[tuple[str, bytes], int] = {}  # rows that order cells alike share their forward passes
     stack: list[np.ndarray] = []
     plans: dict[tuple[str, str], list[int]] = {}
@@ -62,7 +72,9 @@ def faithfulness(served: Served, picture: Picture, maps: Maps, steps: int, patch
                 key = ("whole" if shown.all() else metric, shown.tobytes())
                 if key not in wanted:
                     wanted[key] = len(stack)
-                    stack.append(np.where(_enlarged(shown, picture.pixels)[..., None], picture.pixels, background))
+                    stack.append(
+                        np.where(_enlarged(shown, picture.pixels)[..., None], picture.pixels, background)
+                    )
                 plans.setdefault((metric, row), []).append(wanted[key])
     probability = served.probabilities(np.stack(stack), picture.label)
     found: dict[str, dict[str, float]] = defaultdict(dict)
@@ -84,17 +96,24 @@ def patch_drops(served: Served, picture: Picture) -> np.ndarray:
     for i in range(PATCHES**2):
         place = np.zeros(PATCHES**2, bool)
         place[i] = True
-        without.append(np.where(_enlarged(place.reshape(PATCHES, PATCHES), picture.pixels)[..., None], nothing, picture.pixels))
+        without.append(
+            np.where(
+                _enlarged(place.reshape(PATCHES, PATCHES), picture.pixels)[..., None], nothing, picture.pixels
+            )
+        )
     logits = served.logits(np.stack([picture.pixels, *without]))[:, picture.label]
     return logits[0] - logits[1:]
 
 
 def _enlarged(place: np.ndarray, picture: np.ndarray) -> np.ndarray:
-    return np.kron(place, np.ones((picture.shape[0] // place.shape[0], picture.shape[1] // place.shape[1]), bool))
+    return np.kron(
+        place, np.ones((picture.shape[0] // place.shape[0], picture.shape[1] // place.shape[1]), bool)
+    )
 
 
 def grid_scores(served: Served, reference: Reference, grids: Sequence[Grid], scores: Scores) -> None:
-    """For every class in a grid: the share of positive relevance in its own cell, and whether the highest place lies there (chance 0.25)."""
+    """For every class in a grid: the share of positive relevance in its own cell, and whether the highest
+    place lies there (chance 0.25)."""
     for grid in grids:
         pictures = np.repeat(grid.pixels[None], len(grid.labels), 0)
         for i, maps in enumerate(every_map(served, reference, pictures, grid.labels)):
@@ -104,13 +123,18 @@ def grid_scores(served: Served, reference: Reference, grids: Sequence[Grid], sco
                 scores.add("peak in cell", row, metrics.points(values, region))
 
 
-def box_scores(served: Served, reference: Reference, pictures: Sequence[Picture], scores: Scores) -> list[dict[str, object]]:
-    """Pointing game and energy in box for the true class of every photo. Returns one row a photo for the default map: how sure, how right, how far off."""
+def box_scores(
+    served: Served, reference: Reference, pictures: Sequence[Picture], scores: Scores
+) -> list[dict[str, object]]:
+    """Pointing game and energy in box for the true class of every photo. Returns one row a photo for the
+    default map: how sure, how right, how far off."""
     rows: list[dict[str, object]] = []
     for start in range(0, len(pictures), 8):
         part = pictures[start : start + 8]
         stack = np.stack([p.pixels for p in part])
-        for picture, maps in zip(part, every_map(served, reference, stack, [p.label for p in part]), strict=True):
+        for picture, maps in zip(
+            part, every_map(served, reference, stack, [p.label for p in part]), strict=True
+        ):
             region = metrics.boxes(list(picture.boxes), picture.pixels.shape[:2])
             for row, values in maps.items():
                 scores.add("pointing", row, metrics.points(values, region))
@@ -133,7 +157,8 @@ def box_scores(served: Served, reference: Reference, pictures: Sequence[Picture]
 
 
 def sanity(served: Served, reference: Reference, pictures: Sequence[Picture], scores: Scores) -> None:
-    """Rank correlation of each row's map with that of a network with random parts: a map that explains the network must change. Maps on their own grid."""
+    """Rank correlation of each row's map with that of a network with random parts: a map that explains the
+    network must change. Maps on their own grid."""
     last = len(reference.model.config.stages)
     parts = {"random head": ("head",), "random head + stage": ("head", f"stage{last}")}
     for start in range(0, len(pictures), 5):
@@ -150,22 +175,32 @@ def sanity(served: Served, reference: Reference, pictures: Sequence[Picture], sc
 
 
 def stability(served: Served, reference: Reference, pictures: Sequence[Picture], scores: Scores) -> None:
-    """Rank correlation of each row's map with that of the picture with noise (5 % of the colours' spread), and of its mirror image, mirrored back."""
+    """Rank correlation of each row's map with that of the picture with noise (5 % of the colours' spread),
+    and of its mirror image, mirrored back."""
     spread = 255 * np.array(served.manifest.preprocessing.std)
     rng = np.random.default_rng(0)
     for start in range(0, len(pictures), 8):
         part = pictures[start : start + 8]
         stack, targets = np.stack([p.pixels for p in part]), [p.label for p in part]
-        noisy = np.clip(np.rint(stack + 0.05 * spread * rng.standard_normal(stack.shape)), 0, 255).astype(np.uint8)
+        noisy = np.clip(np.rint(stack + 0.05 * spread * rng.standard_normal(stack.shape)), 0, 255).astype(
+            np.uint8
+        )
         before = every_map(served, reference, stack, targets)
         for metric, changed in (("noise", noisy), ("flip", np.ascontiguousarray(stack[:, :, ::-1]))):
             for old, new in zip(before, every_map(served, reference, changed, targets), strict=True):
                 for row, values in new.items():
-                    scores.add(metric, row, metrics.spearman(values[:, ::-1] if metric == "flip" else values, old[row]))
+                    scores.add(
+                        metric,
+                        row,
+                        metrics.spearman(values[:, ::-1] if metric == "flip" else values, old[row]),
+                    )
 
 
-def costs(served: Served, reference: Reference, picture: Picture, through: np.ndarray, repeats: int = 9) -> dict[str, float]:
-    """Row → CPU milliseconds for one picture alone on one thread, with the classification it explains; the median of `repeats` rounds over all rows."""
+def costs(
+    served: Served, reference: Reference, picture: Picture, through: np.ndarray, repeats: int = 9
+) -> dict[str, float]:
+    """Row → CPU milliseconds for one picture alone on one thread, with the classification it explains; the
+    median of `repeats` rounds over all rows."""
     import torch
 
     from .rise import BATCH, rise
@@ -202,7 +237,9 @@ def costs(served: Served, reference: Reference, picture: Picture, through: np.nd
     }
     if clustered:
         jobs["clusters by share"] = own("clusters", clustered[-1])
-        jobs["raw clusters (max)"] = lambda: served.engine.run(x[None], (clustered[-1],)).arrays[clustered[-1]][0].max(0)
+        jobs["raw clusters (max)"] = lambda: (
+            served.engine.run(x[None], (clustered[-1],)).arrays[clustered[-1]][0].max(0)
+        )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     times: dict[str, list[float]] = defaultdict(list)

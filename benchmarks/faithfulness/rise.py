@@ -1,5 +1,6 @@
-"""RISE (Petsiuk et al. 2018) through the served model: the reference that costs a thousand forward passes a picture. Its maps are kept in a file, since
-they are most of a run's time: 1000 x 100 passes are 10^5, whatever else is measured.
+"""RISE (Petsiuk et al. 2018) through the served model: the reference that costs a thousand forward passes a
+picture. Its maps are kept in a file, since they are most of a run's time: 1000 x 100 passes are 10^5,
+whatever else is measured.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def masks(count: int, side: int, seed: int = 0) -> np.ndarray:
 
 
 def rise(served: Served, picture: np.ndarray, target: int, through: np.ndarray, cells: int) -> np.ndarray:
-    """(cells, cells): the mean probability of `target` where a place is kept. Hidden places take the mean colour."""
+    """(cells, cells): the mean probability of `target` where a place is kept. Hidden places take the mean
+    colour."""
     nothing = average(picture, served.manifest.preprocessing).astype(np.float32)
     difference = picture - nothing
     total = np.zeros(through.shape[1:], np.float64)
@@ -43,8 +45,11 @@ def rise(served: Served, picture: np.ndarray, target: int, through: np.ndarray, 
     return sums(total / (len(through) * KEEP), cells)
 
 
-def kept(served: Served, pictures: Sequence[Picture], count: int, folder: Path, say: Callable[[str], None]) -> dict[str, np.ndarray]:
-    """Name → map for each picture, from the file of this model where it is there; what is missing is made and written."""
+def kept(
+    served: Served, pictures: Sequence[Picture], count: int, folder: Path, say: Callable[[str], None]
+) -> dict[str, np.ndarray]:
+    """Name → map for each picture, from the file of this model where it is there; what is missing is made and
+    written."""
     path = folder / f"rise-{count}-{served.engine.sha256[:12]}.npz"
     found: dict[str, np.ndarray] = dict(np.load(path)) if path.is_file() else {}
     missing = [p for p in pictures if p.name not in found]

@@ -1,4 +1,5 @@
-"""The exported model as the benchmark sees it: ONNX Runtime through the server's own engines, one run on every core, and the maps that the server shows."""
+"""The exported model as the benchmark sees it: ONNX Runtime through the server's own engines, one run on
+every core, and the maps that the server shows."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ OURS = ("focus", "cam", "fine", "contrast")
 
 @dataclass(frozen=True)
 class Seen:
-    """What one forward pass says of one picture: logits (K,) and the graph outputs `tokens`, `features`, `assignment_s`."""
+    """What one forward pass says of one picture: logits (K,) and the graph outputs `tokens`, `features`,
+    `assignment_s`."""
 
     logits: np.ndarray
     arrays: dict[str, np.ndarray]
@@ -48,7 +50,9 @@ class Served:
 
     def logits(self, pictures: np.ndarray) -> np.ndarray:
         """(B, K), in batches that fit the cache."""
-        return np.concatenate([self.engine.run(pictures[i : i + BATCH]).logits for i in range(0, len(pictures), BATCH)])
+        return np.concatenate(
+            [self.engine.run(pictures[i : i + BATCH]).logits for i in range(0, len(pictures), BATCH)]
+        )
 
     def see(self, picture: np.ndarray) -> Seen:
         """One forward pass with everything an explanation needs."""
@@ -64,18 +68,23 @@ class Served:
         """Our rows for one class, by the very functions that answer requests."""
         info = self.manifest.explain
         assert info is not None, "this model comes without explain.onnx"
-        return shown(self.manifest.stages[-1].grid, self.head, seen, target, lambda w: self.gradient_maps(seen, w))
+        return shown(
+            self.manifest.stages[-1].grid, self.head, seen, target, lambda w: self.gradient_maps(seen, w)
+        )
 
 
 def shown(grid: tuple[int, int], head: Head, seen: Seen, target: int, gradient_maps: GradientMaps) -> Maps:
-    """focus, cam, fine, focus against the runner-up, and two maps made of clusters, from one picture's outputs."""
+    """focus, cam, fine, focus against the runner-up, and two maps made of clusters, from one picture's
+    outputs."""
     classes = len(seen.logits)
     single = explain.question(classes, target)
     against = explain.question(classes, target, explain.runner_up(seen.logits, target))
     cam = explain.contributions(seen.arrays["tokens"], grid, head, single)
     found = gradient_maps(single)
     maps: Maps = {method: _values(method, cam, found) for method in OURS[:3]}
-    maps["contrast"] = _values("focus", explain.contributions(seen.arrays["tokens"], grid, head, against), gradient_maps(against))
+    maps["contrast"] = _values(
+        "focus", explain.contributions(seen.arrays["tokens"], grid, head, against), gradient_maps(against)
+    )
     if clustered := [name for name in seen.arrays if name.startswith("assignment_")]:
         assignment = seen.arrays[max(clustered)]
         maps["raw clusters (max)"] = assignment.max(0)

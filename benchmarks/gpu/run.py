@@ -1,12 +1,16 @@
-"""PaCa on an NVIDIA GPU, in one command: images a second of Tiny, Small and Base, what ran underneath, and the server end to end.
+"""PaCa on an NVIDIA GPU, in one command: images a second of Tiny, Small and Base, what ran underneath, and
+the server end to end.
 
-    python benchmarks/gpu/run.py [--save]            on a machine with an NVIDIA GPU (see README.md beside this file)
-    python benchmarks/gpu/run.py --dry-run           the same code on the CPU with few and small runs: proves that it runs, measures nothing of worth
+    python benchmarks/gpu/run.py [--save]            on a machine with an NVIDIA GPU (see README.md beside
+                                                     this file)
+    python benchmarks/gpu/run.py --dry-run           the same code on the CPU with few and small runs: proves
+                                                     that it runs, measures nothing of worth
 
-Every row is uint8 pictures: ONNX Runtime against PyTorch eager and torch.compile of the same network and weights, with pictures that already lie on the
-device; and ONNX Runtime alone with pictures in the host's memory, with IO binding (what the server does on CUDA) and without. Two proofs go with it: which
-attention kernel ONNX Runtime chose for each block (its own log at the most talkative level) and that the optimised graph holds no Memcpy node. Medians; a
-warm-up before each row; random weights.
+Every row is uint8 pictures: ONNX Runtime against PyTorch eager and torch.compile of the same network and
+weights, with pictures that already lie on the device; and ONNX Runtime alone with pictures in the host's
+memory, with IO binding (what the server does on CUDA) and without. Two proofs go with it: which attention
+kernel ONNX Runtime chose for each block (its own log at the most talkative level) and that the optimised
+graph holds no Memcpy node. Medians; a warm-up before each row; random weights.
 """
 
 from __future__ import annotations
@@ -46,11 +50,16 @@ ROOT = Path(__file__).parents[2]
 VARIANTS = {name: f"pacavit_{name}_p2cconv_100_0" for name in ("tiny", "small", "base")}
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 COMPILED = (1, 16, 256)  # each batch size is compiled anew, about a minute each
-KERNEL = re.compile(r"Attention: using ([\w ]+)|((?:flash|cudnn|efficient|memory efficient|unfused)[\w ]*(?:attention|path))", re.I)
+KERNEL = re.compile(
+    r"Attention: using ([\w ]+)|((?:flash|cudnn|efficient|memory efficient|unfused)[\w ]*(?:attention|path))",
+    re.I,
+)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--variants", default=",".join(VARIANTS))
     parser.add_argument("--seconds", type=float, default=2.0, help="of each row")
@@ -61,7 +70,10 @@ def main() -> None:
         parser.error("a dry run measures nothing worth saving")
     device = "cpu" if asked.dry_run else "cuda"
     if device == "cuda" and "CUDAExecutionProvider" not in ort.get_available_providers():
-        parser.error("this ONNX Runtime has no CUDA provider: pip install 'onnxruntime-gpu[cuda,cudnn]', or try --dry-run")
+        parser.error(
+            "this ONNX Runtime has no CUDA provider: pip install 'onnxruntime-gpu[cuda,cudnn]', or try "
+            "--dry-run"
+        )
     if device == "cuda":
         ort.preload_dlls()
     speed: list[Row] = []
@@ -81,10 +93,15 @@ def main() -> None:
                 row: dict[str, object] = {"model": name, "precision": precision, "batch": batch}
                 for kind, prepare in runs.items():
                     skip = kind == "torch.compile" and batch not in COMPILED
-                    row[f"{kind} images/s"] = None if skip else rate(prepare, batch, 0.1 if asked.dry_run else asked.seconds)
+                    row[f"{kind} images/s"] = (
+                        None if skip else rate(prepare, batch, 0.1 if asked.dry_run else asked.seconds)
+                    )
                 speed.append(row)
                 print(row, file=sys.stderr)
-    served = [server(artifact(asked.models, "tiny", p), p, device, asked.seconds) for p in (("fp16", "fp32") if device == "cuda" else ("fp32",))]
+    served = [
+        server(artifact(asked.models, "tiny", p), p, device, asked.seconds)
+        for p in (("fp16", "fp32") if device == "cuda" else ("fp32",))
+    ]
     gpu = {"gpu": torch.cuda.get_device_name() if device == "cuda" else "none: dry run on the CPU"}
     finish("gpu_speed", speed, save=asked.save, **gpu)
     finish("gpu_kernels", proof, save=asked.save, **gpu)
@@ -101,26 +118,36 @@ def artifact(folder: Path, name: str, precision: str) -> Path:
     return path
 
 
-def session(path: Path, device: str, optimised: Path | None = None, severity: int = 3) -> ort.InferenceSession:
+def session(
+    path: Path, device: str, optimised: Path | None = None, severity: int = 3
+) -> ort.InferenceSession:
     """As the server opens it; with `optimised` ONNX Runtime also writes the graph that it really runs."""
     options = ort.SessionOptions()
     options.log_severity_level = severity
     if optimised:
         options.optimized_model_filepath = str(optimised)
-    cuda = ("CUDAExecutionProvider", {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"})
+    cuda = (
+        "CUDAExecutionProvider",
+        {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"},
+    )
     providers = [cuda, "CPUExecutionProvider"] if device == "cuda" else ["CPUExecutionProvider"]
-    opened = ort.InferenceSession(path, options, providers=providers, disabled_optimizers=["SkipLayerNormFusion"])
+    opened = ort.InferenceSession(
+        path, options, providers=providers, disabled_optimizers=["SkipLayerNormFusion"]
+    )
     wanted = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
     assert opened.get_providers()[0] == wanted, f"ONNX Runtime fell back to {opened.get_providers()[0]}"
     return opened
 
 
 def kernels(path: Path, device: str) -> dict[str, object]:
-    """What runs: Attention nodes, kernels chosen for them as ONNX Runtime logs it, and copies between host and device."""
+    """What runs: Attention nodes, kernels chosen for them as ONNX Runtime logs it, and copies between host
+    and device."""
     with tempfile.TemporaryDirectory() as scratch:
         written = Path(scratch) / "optimised.onnx"
         with stderr_of_c(Path(scratch) / "log") as log:
-            ort.set_default_logger_severity(0)  # the kernel's own line goes to this logger, not to the session's
+            ort.set_default_logger_severity(
+                0
+            )  # the kernel's own line goes to this logger, not to the session's
             opened = session(path, device, written, severity=0)
             side = side_of(opened)
             options = ort.RunOptions()
@@ -128,10 +155,17 @@ def kernels(path: Path, device: str) -> dict[str, object]:
             opened.run(["logits"], {"image": np.zeros((2, side, side, 3), np.uint8)}, options)
             ort.set_default_logger_severity(2)
         nodes = Counter(node.op_type for node in onnx.load(written, load_external_data=False).graph.node)
-        chosen = Counter((found[1] or found[2]).strip().lower() for found in KERNEL.finditer(log.read_text(errors="replace")))
+        chosen = Counter(
+            (found[1] or found[2]).strip().lower()
+            for found in KERNEL.finditer(log.read_text(errors="replace"))
+        )
     memcpy = sum(count for kind, count in nodes.items() if kind.startswith("Memcpy"))
     logged = ", ".join(f"{kind}: {count}" for kind, count in chosen.items()) or "the log names none"
-    return {"Attention nodes": sum(count for kind, count in nodes.items() if "Attention" in kind), "Memcpy nodes": memcpy, "kernels logged": logged}
+    return {
+        "Attention nodes": sum(count for kind, count in nodes.items() if "Attention" in kind),
+        "Memcpy nodes": memcpy,
+        "kernels logged": logged,
+    }
 
 
 @contextlib.contextmanager
@@ -170,7 +204,9 @@ def device_runner(opened: ort.InferenceSession, device: str) -> Prepare:
 
     def prepare(batch: int) -> Callable[[], object]:
         binding = opened.io_binding()
-        binding.bind_ortvalue_input("image", ort.OrtValue.ortvalue_from_numpy(pictures(batch, side_of(opened)), device, 0))
+        binding.bind_ortvalue_input(
+            "image", ort.OrtValue.ortvalue_from_numpy(pictures(batch, side_of(opened)), device, 0)
+        )
         binding.bind_output("logits", device)
 
         def once() -> None:
@@ -187,7 +223,9 @@ def torch_runners(name: str, precision: str, device: str) -> dict[str, Prepare]:
     torch.manual_seed(0)
     network: Any = Served(create(VARIANTS[name]), "uint8", None).eval().to(device)
     side = network.model.config.image_size
-    torch._dynamo.config.recompile_limit = 2 * len(BATCHES)  # beyond it PyTorch would go on in eager mode without a word
+    torch._dynamo.config.recompile_limit = 2 * len(
+        BATCHES
+    )  # beyond it PyTorch would go on in eager mode without a word
     compiled = torch.compile(network, dynamic=False)
 
     def runner(module: Any) -> Prepare:
@@ -195,7 +233,10 @@ def torch_runners(name: str, precision: str, device: str) -> dict[str, Prepare]:
             x = torch.from_numpy(pictures(batch, side)).to(device)
 
             def once() -> None:
-                with torch.inference_mode(), torch.autocast(device, torch.float16, enabled=precision == "fp16"):
+                with (
+                    torch.inference_mode(),
+                    torch.autocast(device, torch.float16, enabled=precision == "fp16"),
+                ):
                     module(x)
                 if device == "cuda":
                     torch.cuda.synchronize()
@@ -225,7 +266,8 @@ def rate(prepare: Prepare, batch: int, seconds: float) -> float | str:
 
 
 def server(path: Path, precision: str, device: str, seconds: float) -> Row:
-    """`paca serve` on this model: photos a second and latency at 1 and 64 connections, everything included."""
+    """`paca serve` on this model: photos a second and latency at 1 and 64 connections, everything
+    included."""
     port = free_port()
     data = photo()
     with tempfile.TemporaryDirectory() as scratch:
@@ -240,13 +282,22 @@ def server(path: Path, precision: str, device: str, seconds: float) -> Row:
         }
         command = [sys.executable, "-m", "service", "serve"]
         row: dict[str, object] = {"model": path.parents[1].name, "precision": precision}
-        with Server(command, environment, port, sorted(os.sched_getaffinity(0)), Path(scratch) / "log") as running:
+        with Server(
+            command, environment, port, sorted(os.sched_getaffinity(0)), Path(scratch) / "log"
+        ) as running:
             message = request(port, "/classify", data)
             running.wait(lambda: exchange(port, message)[0] == 200)
             for connections in (1, 64):
-                result = asyncio.run(closed_loop("127.0.0.1", port, message, connections=connections, seconds=seconds))
-                row |= {f"images/s at {connections}": result.rate, f"p50 ms at {connections}": result.percentile(0.5)}
-            row["errors"] = result.failures + sum(count for status, count in result.statuses.items() if status != 200)
+                result = asyncio.run(
+                    closed_loop("127.0.0.1", port, message, connections=connections, seconds=seconds)
+                )
+                row |= {
+                    f"images/s at {connections}": result.rate,
+                    f"p50 ms at {connections}": result.percentile(0.5),
+                }
+            row["errors"] = result.failures + sum(
+                count for status, count in result.statuses.items() if status != 200
+            )
     return row
 
 

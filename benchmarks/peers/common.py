@@ -1,7 +1,9 @@
-"""What every server of the comparison shares, ours included: decoding, the session and the answer are the project's own code, so only the serving differs.
+"""What every server of the comparison shares, ours included: decoding, the session and the answer are the
+project's own code, so only the serving differs.
 
-As a program it is the common loop itself: for every line with a number of seconds on standard input it decodes, preprocesses and runs the photo in one
-thread for that long, and prints one JSON line with the rate, the median and the CPU milliseconds of an iteration.
+As a program it is the common loop itself: for every line with a number of seconds on standard input it
+decodes, preprocesses and runs the photo in one thread for that long, and prints one JSON line with the rate,
+the median and the CPU milliseconds of an iteration.
 """
 
 from __future__ import annotations
@@ -39,7 +41,11 @@ def read(data: bytes, engine: Engine) -> np.ndarray:
 def answer(logits: np.ndarray, engine: Engine) -> dict:
     """One picture's logits (K,) → what all servers answer."""
     found = predictions(logits, engine.manifest, 5)
-    return {"predictions": [{"label": p.label, "class_id": p.class_id, "score": p.score, "logit": p.logit} for p in found]}
+    return {
+        "predictions": [
+            {"label": p.label, "class_id": p.class_id, "score": p.score, "logit": p.logit} for p in found
+        ]
+    }
 
 
 def batch() -> tuple[int, float]:
@@ -57,7 +63,11 @@ def main() -> None:
             engine.run(read(data, engine)[None])
             times.append(time.perf_counter() - start)
         wall, cpu = time.perf_counter() - began, time.process_time() - cpu
-        found = {"rate": len(times) / wall, "p50": 1000 * statistics.median(times), "cpu_ms": 1000 * cpu / len(times)}
+        found = {
+            "rate": len(times) / wall,
+            "p50": 1000 * statistics.median(times),
+            "cpu_ms": 1000 * cpu / len(times),
+        }
         print(json.dumps(found), flush=True)
 
 

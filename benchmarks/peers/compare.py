@@ -1,8 +1,11 @@
-"""The comparison with peers: which setting suits each best (`tune`), then all of them in turn on equal terms (`compare`).
+"""The comparison with peers: which setting suits each best (`tune`), then all of them in turn on equal terms
+(`compare`).
 
-Fair by construction: the same model file, session options, decode code and answer (`common.py`), the same photo, one server at a time on the same core
-with the load generator on another; answers are compared before anything is timed; rounds are interleaved, and what is quoted is the median with its range.
-CPU per request is what all processes of a server used, divided by its answers; the common loop (decode, preprocess, run) is subtracted from it.
+Fair by construction: the same model file, session options, decode code and answer (`common.py`), the same
+photo, one server at a time on the same core with the load generator on another; answers are compared before
+anything is timed; rounds are interleaved, and what is quoted is the median with its range. CPU per request is
+what all processes of a server used, divided by its answers; the common loop (decode, preprocess, run) is
+subtracted from it.
 """
 
 from __future__ import annotations
@@ -88,9 +91,12 @@ class Loop:
 
 
 @contextlib.contextmanager
-def started(contender: Contender, bench: Bench, model: Path, reference: dict | None = None, core: int = CORES[0]) -> Iterator[tuple[Server, bytes]]:
-    """(the ready server, the request it gets). AssertionError where its answer is not the reference's. One that does not become ready is started once
-    more: another process may have taken one of its ports between their choice and their use."""
+def started(
+    contender: Contender, bench: Bench, model: Path, reference: dict | None = None, core: int = CORES[0]
+) -> Iterator[tuple[Server, bytes]]:
+    """(the ready server, the request it gets). AssertionError where its answer is not the reference's. One
+    that does not become ready is started once more: another process may have taken one of its ports between
+    their choice and their use."""
     try:
         server, message = _ready(contender, bench, model, core)
     except RuntimeError:
@@ -127,7 +133,9 @@ def check(found: dict, reference: dict, contender: Contender) -> None:
     pairs = list(zip(found["predictions"], reference["predictions"], strict=True))
     assert pairs[0][0]["class_id"] == pairs[0][1]["class_id"], (contender.name, found, reference)
     scores = {p["class_id"]: p["score"] for p in found["predictions"]}
-    assert all(abs(scores.get(p["class_id"], -1) - p["score"]) <= TOLERANCE for p in reference["predictions"]), (contender.name, found, reference)
+    assert all(
+        abs(scores.get(p["class_id"], -1) - p["score"]) <= TOLERANCE for p in reference["predictions"]
+    ), (contender.name, found, reference)
 
 
 def reference_of(bench: Bench, model: Path) -> dict:
@@ -137,7 +145,8 @@ def reference_of(bench: Bench, model: Path) -> dict:
 
 
 def tune(bench: Bench) -> list[Row]:
-    """Every setting of every peer on every model: requests a second at 16 connections, and what a poisoned picture costs its neighbours."""
+    """Every setting of every peer on every model: requests a second at 16 connections, and what a poisoned
+    picture costs its neighbours."""
     rows: list[Row] = []
     for name, model in bench.models.items():
         reference = reference_of(bench, model)
@@ -154,15 +163,23 @@ def tune(bench: Bench) -> list[Row]:
             print(row, file=sys.stderr)
             rows.append(row)
     best = {(row["model"], row["server"]): max(_rates(rows, row)) for row in rows}
-    return [{**row, "chosen": "yes" if row["requests/s at 16"] == best[row["model"], row["server"]] > 0 else ""} for row in rows]
+    return [
+        {**row, "chosen": "yes" if row["requests/s at 16"] == best[row["model"], row["server"]] > 0 else ""}
+        for row in rows
+    ]
 
 
 def _rates(rows: list[Row], like: Row) -> list[float]:
-    return [float(str(row["requests/s at 16"])) for row in rows if (row["model"], row["server"]) == (like["model"], like["server"])]
+    return [
+        float(str(row["requests/s at 16"]))
+        for row in rows
+        if (row["model"], row["server"]) == (like["model"], like["server"])
+    ]
 
 
 def poison(server: Server, contender: Contender, bench: Bench) -> tuple[str, int]:
-    """(statuses that a truncated JPEG got, how many of the good photos sent in the same moment were not answered with 200)."""
+    """(statuses that a truncated JPEG got, how many of the good photos sent in the same moment were not
+    answered with 200)."""
     data = bench.photo.read_bytes()
     good = request(server.port, PATH, data, contender.form, contender.field)
     bad = request(server.port, PATH, data[: len(data) // 2], contender.form, contender.field)
@@ -183,12 +200,16 @@ def poison(server: Server, contender: Contender, bench: Bench) -> tuple[str, int
 
 
 def chosen(model: str) -> list[Contender]:
-    """Each peer at the setting that `tune` found best for this model, and ours with the photo raw and as multipart."""
+    """Each peer at the setting that `tune` found best for this model, and ours with the photo raw and as
+    multipart."""
     file = RESULTS / "peers_settings.json"
     rows = json.loads(file.read_text())["rows"] if file.exists() else []
     best = {row["server"]: row["setting"] for row in rows if row["model"] == model and row["chosen"]}
     if absent := [peer for peer in PEERS if peer not in best]:
-        raise SystemExit(f"no setting is known to work for {', '.join(absent)} with {model}; run: python benchmarks/server.py tune --save")
+        raise SystemExit(
+            f"no setting is known to work for {', '.join(absent)} with {model}; run: python "
+            "benchmarks/server.py tune --save"
+        )
     peers = [c for peer in PEERS for c in contenders.settings(peer) if c.setting == best[peer]]
     return [contenders.ours(), contenders.ours(form="multipart"), *peers]
 
@@ -206,15 +227,25 @@ def compare(bench: Bench, rounds: int) -> tuple[list[Row], list[Row]]:
                 server, message = stack.enter_context(started(contender, bench, model, reference))
                 server.pause()
                 entered.append((contender, server, message))
-                print(name, _title(contender), f"ready after {server.seconds_to_ready:.0f} s", file=sys.stderr)
+                print(
+                    name, _title(contender), f"ready after {server.seconds_to_ready:.0f} s", file=sys.stderr
+                )
             cells: dict[tuple[int, int], list[Cell]] = {}
             loops = []
             for number in range(rounds):
                 loops.append(loop.run(bench.seconds / 2)["cpu_ms"])
                 for i, server, message in _in_turn(entered, number):
                     for connections, seconds in ((16, bench.seconds), (1, 0.7 * bench.seconds)):
-                        cells.setdefault((i, connections), []).append(closed(server, message, connections=connections, seconds=seconds))
-                print(name, "round", number + 1, {_title(c): round(cells[i, 16][-1].rate, 1) for i, (c, _, _) in enumerate(entered)}, file=sys.stderr)
+                        cells.setdefault((i, connections), []).append(
+                            closed(server, message, connections=connections, seconds=seconds)
+                        )
+                print(
+                    name,
+                    "round",
+                    number + 1,
+                    {_title(c): round(cells[i, 16][-1].rate, 1) for i, (c, _, _) in enumerate(entered)},
+                    file=sys.stderr,
+                )
             bare = statistics.median(loops)
             for i, (contender, server, _) in enumerate(entered):
                 closed_rows.append(_summary(name, contender, server, cells[i, 16], cells[i, 1], bare))
@@ -222,16 +253,28 @@ def compare(bench: Bench, rounds: int) -> tuple[list[Row], list[Row]]:
             opened: dict[int, list[Cell]] = {}
             for number in range(rounds):
                 for i, server, message in _in_turn(entered, number):
-                    opened.setdefault(i, []).append(open_loop(server, message, rate=0.7 * best, seconds=OPEN * bench.seconds, seed=number))
-                print(name, "open round", number + 1, {_title(c): round(opened[i][-1].p99) for i, (c, _, _) in enumerate(entered)}, file=sys.stderr)
-            open_rows += [_opened(name, contender, 0.7 * best, opened[i]) for i, (contender, _, _) in enumerate(entered)]
+                    opened.setdefault(i, []).append(
+                        open_loop(server, message, rate=0.7 * best, seconds=OPEN * bench.seconds, seed=number)
+                    )
+                print(
+                    name,
+                    "open round",
+                    number + 1,
+                    {_title(c): round(opened[i][-1].p99) for i, (c, _, _) in enumerate(entered)},
+                    file=sys.stderr,
+                )
+            open_rows += [
+                _opened(name, contender, 0.7 * best, opened[i]) for i, (contender, _, _) in enumerate(entered)
+            ]
         loop.close()
     return closed_rows, open_rows
 
 
-def _in_turn(entered: list[tuple[Contender, Server, bytes]], number: int) -> Iterator[tuple[int, Server, bytes]]:
-    """The paused servers with their places, one running at a time; every round begins with another one. Each is waited for: a balancer inside it may have
-    given its backends up while all of them were stopped."""
+def _in_turn(
+    entered: list[tuple[Contender, Server, bytes]], number: int
+) -> Iterator[tuple[int, Server, bytes]]:
+    """The paused servers with their places, one running at a time; every round begins with another one. Each
+    is waited for: a balancer inside it may have given its backends up while all of them were stopped."""
     for place in range(len(entered)):
         i = (number + place) % len(entered)
         _, server, message = entered[i]
@@ -253,7 +296,9 @@ def _range(cells: list[Cell], what: str) -> str:
     return f"{min(values):.1f}-{max(values):.1f}"
 
 
-def _summary(model: str, contender: Contender, server: Server, busy: list[Cell], single: list[Cell], bare: float) -> Row:
+def _summary(
+    model: str, contender: Contender, server: Server, busy: list[Cell], single: list[Cell], bare: float
+) -> Row:
     server.resume()
     memory = server.memory()
     server.pause()
@@ -291,7 +336,8 @@ def _opened(model: str, contender: Contender, offered: float, cells: list[Cell])
 
 
 def verdicts(rows: list[Row]) -> dict[str, str]:
-    """Of every model and load: ahead where our slowest round beats the best peer's fastest, behind the other way round, else a tie; and the CPU ratio."""
+    """Of every model and load: ahead where our slowest round beats the best peer's fastest, behind the other
+    way round, else a tie; and the CPU ratio."""
     found = {}
     for model in dict.fromkeys(row["model"] for row in rows):
         mine, others = _sides(rows, model)
@@ -300,34 +346,49 @@ def verdicts(rows: list[Row]) -> dict[str, str]:
             rival = max(others, key=lambda row: float(str(row[f"requests/s at {load}"])))
             theirs = _bounds(rival, load)
             word = "ahead of" if low > theirs[1] else "behind" if high < theirs[0] else "a tie with"
-            costs = {row["server"]: float(str(row[f"CPU ms above the loop at {load}"])) for row in (mine, *others)}
+            costs = {
+                row["server"]: float(str(row[f"CPU ms above the loop at {load}"])) for row in (mine, *others)
+            }
             own = costs.pop(mine["server"])
             cheapest = min(costs, key=lambda server: costs[server])
-            share = f"{own / costs[cheapest]:.0%}" if costs[cheapest] > 0 else "not told apart from the loop's"
+            share = (
+                f"{own / costs[cheapest]:.0%}" if costs[cheapest] > 0 else "not told apart from the loop's"
+            )
             found[f"{model} at {load}"] = (
-                f"{word} {rival['server']} ({mine[f'requests/s at {load}']:.1f} to {rival[f'requests/s at {load}']:.1f} requests/s); "
-                f"CPU above the loop {own:.2f} ms to {costs[cheapest]:.2f} ms of {cheapest}, the cheapest peer: {share}"
+                f"{word} {rival['server']} ({mine[f'requests/s at {load}']:.1f} to "
+                f"{rival[f'requests/s at {load}']:.1f} requests/s); "
+                f"CPU above the loop {own:.2f} ms to {costs[cheapest]:.2f} ms of {cheapest}, the cheapest "
+                f"peer: {share}"
             )
     return found
 
 
 def open_verdicts(rows: list[Row]) -> dict[str, str]:
-    """Of every model: ahead where our latency is below the best peer's in every round (they share their arrivals), behind where it is above in every one."""
+    """Of every model: ahead where our latency is below the best peer's in every round (they share their
+    arrivals), behind where it is above in every one."""
     found = {}
     for model in dict.fromkeys(row["model"] for row in rows):
         mine, others = _sides(rows, model)
         for what in ("p50 ms", "p99 ms"):
             rival = min(others, key=lambda row: float(str(row[what])))
-            below = [own < other for own, other in zip(mine[f"{what} by round"], rival[f"{what} by round"], strict=True)]
+            below = [
+                own < other
+                for own, other in zip(mine[f"{what} by round"], rival[f"{what} by round"], strict=True)
+            ]
             word = "ahead of" if all(below) else "a tie with" if any(below) else "behind"
-            verdict = f"{word} {rival['server']} ({mine[what]:.0f} to {rival[what]:.0f} ms, lower in {sum(below)} of {len(below)} rounds)"
+            verdict = (
+                f"{word} {rival['server']} ({mine[what]:.0f} to {rival[what]:.0f} ms, lower in {sum(below)} "
+                f"of {len(below)} rounds)"
+            )
             found[f"{model} {what}"] = verdict
     return found
 
 
 def _sides(rows: list[Row], model: object) -> tuple[Row, list[Row]]:
     """Our row with the photo raw, and the peers' rows, of one model."""
-    mine = next(row for row in rows if row["model"] == model and str(row["server"]).startswith(f"{OURS} (raw"))
+    mine = next(
+        row for row in rows if row["model"] == model and str(row["server"]).startswith(f"{OURS} (raw")
+    )
     return mine, [row for row in rows if row["model"] == model and row["server"] in PEERS]
 
 

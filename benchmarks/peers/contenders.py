@@ -1,7 +1,9 @@
-"""The servers of the comparison: where each one's environment is, how it is started with a setting, and how it wants its photo. Ours is one of them.
+"""The servers of the comparison: where each one's environment is, how it is started with a setting, and how
+it wants its photo. Ours is one of them.
 
-A peer is a folder here: app.py as its documentation advises, requirements.txt with pinned versions, settings.json with every setting that is tried.
-`setup` creates its environment under .peers/ (ignored by git), so that no peer's libraries meet ours or another's.
+A peer is a folder here: app.py as its documentation advises, requirements.txt with pinned versions,
+settings.json with every setting that is tried. `setup` creates its environment under .peers/ (ignored by
+git), so that no peer's libraries meet ours or another's.
 """
 
 from __future__ import annotations
@@ -38,7 +40,11 @@ class Contender:
     def start(self, model: Path, photo: Path, on: Sequence[int], logs: Path) -> Server:
         """Starts it; it is not ready yet. One thread a run on every server."""
         port = free_port()
-        fill = {"python": str(ROOT / ".peers" / self.name / "bin" / "python"), "folder": str(HERE / self.name), "port": str(port)}
+        fill = {
+            "python": str(ROOT / ".peers" / self.name / "bin" / "python"),
+            "folder": str(HERE / self.name),
+            "port": str(port),
+        }
         environment = {
             "PYTHONPATH": os.pathsep.join((str(ROOT), str(HERE))),
             "BENCH_MODEL": str(model),
@@ -51,7 +57,9 @@ class Contender:
             **self.environment,
         }
         logs.mkdir(parents=True, exist_ok=True)
-        return Server([part.format(**fill) for part in self.command], environment, port, on, logs / f"{self.name}.log")
+        return Server(
+            [part.format(**fill) for part in self.command], environment, port, on, logs / f"{self.name}.log"
+        )
 
 
 def repository(model: Path, folder: Path) -> Path:
@@ -73,13 +81,18 @@ QUIET = {
 
 
 def ours(setting: str = "defaults", form: str = "raw") -> Contender:
-    return Contender(OURS, setting, (sys.executable, "-m", "service", "serve"), OURS_SETTINGS[setting], form, "file")
+    return Contender(
+        OURS, setting, (sys.executable, "-m", "service", "serve"), OURS_SETTINGS[setting], form, "file"
+    )
 
 
 def settings(peer: str) -> list[Contender]:
     """A peer at every setting of its settings.json."""
     known = json.loads((HERE / peer / "settings.json").read_text())
-    return [Contender(peer, name, tuple(known["command"]), env, known["form"], known["field"]) for name, env in known["settings"].items()]
+    return [
+        Contender(peer, name, tuple(known["command"]), env, known["form"], known["field"])
+        for name, env in known["settings"].items()
+    ]
 
 
 def missing() -> list[str]:
@@ -94,5 +107,7 @@ def setup() -> None:
         print(f"installing {peer} into {folder}", file=sys.stderr)
         venv.create(folder, with_pip=True, clear=True)
         requirements = HERE / peer / "requirements.txt"
-        subprocess.run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", "-r", requirements], check=True)
+        subprocess.run(
+            [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "-r", requirements], check=True
+        )
         (folder / "installed").touch()

@@ -1,7 +1,8 @@
 """What a PaCa-ViT is made of: frozen configs, and the published variants as one table.
 
-Only sizes and choices live here; `model.py` turns them into layers. Names of the published variants are upstream's, so that a checkpoint's
-file name is enough to find its config. Nothing here imports torch: the command line can list variants without loading it.
+Only sizes and choices live here; `model.py` turns them into layers. Names of the published variants are
+upstream's, so that a checkpoint's file name is enough to find its config. Nothing here imports torch: the
+command line can list variants without loading it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ class StageConfig:
     """One stage: `depth` blocks of width `dim` on one grid.
 
     clusters: M, the number of clusters its blocks attend to; 0 = ordinary attention over all patches.
-    clustering: a key of `clustering.CLUSTERINGS`, or "teacher" (assignments come from the external ConvMixer).
-    cluster_every: which blocks own a clustering net: 0 = the first only and the others reuse it ("stage-wise"), k >= 1 = every k-th.
+    clustering: a key of `clustering.CLUSTERINGS`, or "teacher" (assignments come from the external
+    ConvMixer). cluster_every: which blocks own a clustering net: 0 = the first only and the others reuse it
+    ("stage-wise"), k >= 1 = every k-th.
     """
 
     dim: int
@@ -46,12 +48,14 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class PaCaConfig:
-    """A whole network. `image_size` is what it was trained at; any size runs, since nothing depends on absolute position.
+    """A whole network. `image_size` is what it was trained at; any size runs, since nothing depends on
+    absolute position.
 
-    stem: "conv" = the paper's patch embedding (3x3 stride-2 convolutions with nothing between); "conv_norm" puts BatchNorm and GELU between them.
-    pool: how the last patches become one vector: "mean", as published, or "gated", where a learned score gives each patch its share.
-    teacher_depths: blocks per stage of the external ConvMixer teacher; empty = none.
-    crop: share of the resized picture that is kept (centre crop); 1.0 with `resize="stretch"` = the whole picture, aspect not kept.
+    stem: "conv" = the paper's patch embedding (3x3 stride-2 convolutions with nothing between); "conv_norm"
+    puts BatchNorm and GELU between them. pool: how the last patches become one vector: "mean", as published,
+    or "gated", where a learned score gives each patch its share. teacher_depths: blocks per stage of the
+    external ConvMixer teacher; empty = none. crop: share of the resized picture that is kept (centre crop);
+    1.0 with `resize="stretch"` = the whole picture, aspect not kept.
     """
 
     name: str
@@ -95,7 +99,8 @@ class PaCaConfig:
         return own + sum(1 for stage in self.stages if stage.clusters and stage.clustering == "teacher")
 
     def grids(self, size: tuple[int, int] | None = None) -> tuple[tuple[int, int], ...]:
-        """(H, W) of every stage's grid for a picture of `size`; each stride-2 convolution gives ceil(n / 2)."""
+        """(H, W) of every stage's grid for a picture of `size`; each stride-2 convolution gives ceil(n /
+        2)."""
         height, width = size or (self.image_size, self.image_size)
         for _ in range(self.patch_size.bit_length() - 1):
             height, width = -(-height // 2), -(-width // 2)
@@ -130,7 +135,8 @@ def _published(
 ) -> PaCaConfig:
     heads = (2, 4, 8, 16)
     stages = tuple(
-        StageConfig(dim, depth, head, m, clustering, cluster_every) for dim, depth, head, m in zip(dims, depths, heads, clusters, strict=True)
+        StageConfig(dim, depth, head, m, clustering, cluster_every)
+        for dim, depth, head, m in zip(dims, depths, heads, clusters, strict=True)
     )
     return PaCaConfig(name, stages, teacher_depths=teacher_depths)
 
@@ -156,7 +162,8 @@ _PUBLISHED = (
     _published("pacavit_convmixer_base_100", _BASE_DIMS, (3, 3, 16, 3), _100, "teacher", 0, (2, 2, 4, 2)),
 )
 
-# Our own small network for 128-pixel pictures: three stages, so that the last grid (the heatmap's) is 8x8; and a smaller one.
+# Our own small network for 128-pixel pictures: three stages, so that the last grid (the heatmap's) is 8x8;
+# and a smaller one.
 _OURS = (
     PaCaConfig(
         "paca_small_128",
@@ -197,10 +204,13 @@ VARIANTS: dict[str, PaCaConfig] = {config.name: config for config in (*_PUBLISHE
 
 
 def variant(name: str, **changes: object) -> PaCaConfig:
-    """The named config, with fields replaced by `changes`. KeyError names the nearest variant when there is none of that name."""
+    """The named config, with fields replaced by `changes`. KeyError names the nearest variant when there is
+    none of that name."""
     try:
         config = VARIANTS[name]
     except KeyError:
         near = difflib.get_close_matches(name, VARIANTS, n=1, cutoff=0.0)
-        raise KeyError(f"unknown variant {name!r}; did you mean {near[0]!r}? Known: {', '.join(VARIANTS)}") from None
+        raise KeyError(
+            f"unknown variant {name!r}; did you mean {near[0]!r}? Known: {', '.join(VARIANTS)}"
+        ) from None
     return dataclasses.replace(config, **changes) if changes else config  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """What a network costs: parameters, and multiply-accumulates of one picture, counted from the config alone.
 
-Counts every matrix product, convolution and both products of attention; not norms, activations or softmaxes. The paper's "FLOPs" are these MACs.
+Counts every matrix product, convolution and both products of attention; not norms, activations or softmaxes.
+The paper's "FLOPs" are these MACs.
 """
 
 from __future__ import annotations
@@ -56,7 +57,11 @@ def _block(stage: StageConfig, n: int, owns: bool) -> int:
 
 def _clustering(stage: StageConfig, n: int) -> int:
     c, m = stage.dim, stage.clusters
-    return n * {"conv": KERNEL * KERNEL * c + c * c + c * m, "mlp": 4 * c * c + 4 * c * m, "linear": c * m}.get(stage.clustering, 0)
+    return n * {
+        "conv": KERNEL * KERNEL * c + c * c + c * m,
+        "mlp": 4 * c * c + 4 * c * m,
+        "linear": c * m,
+    }.get(stage.clustering, 0)
 
 
 def _teacher(config: PaCaConfig, dims: list[int], grids: list[int]) -> int:

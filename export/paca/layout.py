@@ -1,6 +1,8 @@
-"""The two layouts of a feature map and how to go between them: tokens (B, N, C) with N = H·W row-major, and maps (B, C, H, W).
+"""The two layouts of a feature map and how to go between them: tokens (B, N, C) with N = H·W row-major, and
+maps (B, C, H, W).
 
-Both ways go through (B, H, W, C): a permutation of four axes is one that runtimes fuse into the layout change of the convolution beside it.
+Both ways go through (B, H, W, C): a permutation of four axes is one that runtimes fuse into the layout change
+of the convolution beside it.
 """
 
 from __future__ import annotations

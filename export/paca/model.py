@@ -1,8 +1,9 @@
 """PaCa-ViT in PyTorch, in the order of the paper (Grainger et al., CVPR 2023, arXiv 2203.11987).
 
-The heart is `ClusterAttention.forward`: patches attend to M clusters instead of to all N patches. Parameter names are upstream's, so
-published checkpoints load strictly. Sizes come from `config.py`, the ways to compute an assignment from `clustering/`. Nothing here knows ONNX:
-`export.attention_node` swaps `ClusterAttention.attend` and `export.lowering` rewrites layouts, both on a copy.
+The heart is `ClusterAttention.forward`: patches attend to M clusters instead of to all N patches. Parameter
+names are upstream's, so published checkpoints load strictly. Sizes come from `config.py`, the ways to compute
+an assignment from `clustering/`. Nothing here knows ONNX: `export.attention_node` swaps
+`ClusterAttention.attend` and `export.lowering` rewrites layouts, both on a copy.
 
 Symbols: B batch, N patches of a grid (H, W) in row-major order, C channels, M clusters, h heads, K classes.
 """
@@ -29,9 +30,9 @@ EPS = 1e-6  # of every LayerNorm in the trunk
 class Features:
     """What one forward pass computes on the way to the logits; lists have one entry a stage.
 
-    tokens[s]: (B, N_s, C_s), normed, the last ones gated too where the config says so. assignments[s]: (B, M, N_s), each row summing to 1
-    over patches, of the stage's last clustering; None where the stage does not cluster. grids[s]: (H_s, W_s).
-    shares: (B, N), how much each last patch counts in the mean; sums to 1.
+    tokens[s]: (B, N_s, C_s), normed, the last ones gated too where the config says so. assignments[s]: (B, M,
+    N_s), each row summing to 1 over patches, of the stage's last clustering; None where the stage does not
+    cluster. grids[s]: (H_s, W_s). shares: (B, N), how much each last patch counts in the mean; sums to 1.
     """
 
     tokens: list[Tensor] = field(default_factory=list)
@@ -68,7 +69,8 @@ class ClusterAttention(nn.Module):
         c = LayerNorm(z x)             (B, M, C)   M cluster tokens
         y = Attention(q(x), k(c), v(c)) (B, N, C)  cost N·M instead of N·N
 
-    A block without a clustering net of its own uses the `z` it is given. With clusters = 0 keys and values are the patches.
+    A block without a clustering net of its own uses the `z` it is given. With clusters = 0 keys and values
+    are the patches.
     """
 
     attend: Attend
@@ -127,7 +129,8 @@ class Mlp(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: in training, drops the residual branch of a sample with probability `rate` (Huang et al. 2016)."""
+    """Stochastic depth: in training, drops the residual branch of a sample with probability `rate` (Huang et
+    al. 2016)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -182,7 +185,8 @@ class Transition(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Image (B, 3, H, W) → first grid: log2(patch) stride-2 3x3 convolutions, widths doubling up to `dim`, then LayerNorm over channels."""
+    """Image (B, 3, H, W) → first grid: log2(patch) stride-2 3x3 convolutions, widths doubling up to `dim`,
+    then LayerNorm over channels."""
 
     def __init__(self, in_channels: int, dim: int, patch_size: int, stem: str) -> None:
         super().__init__()
@@ -201,7 +205,8 @@ class PatchEmbed(nn.Module):
 
 
 class GatedPool(nn.Module):
-    """Lets patches keep silent: x_n → N a_n x_n with a = softmax over the N patches of a learned score (attention-based pooling, Ilse et al. 2018).
+    """Lets patches keep silent: x_n → N a_n x_n with a = softmax over the N patches of a learned score
+    (attention-based pooling, Ilse et al. 2018).
 
     The mean over patches then is sum_n a_n x_n, so logits stay an exact sum of token contributions.
     """
@@ -217,7 +222,8 @@ class GatedPool(nn.Module):
 
 
 class PaCaViT(nn.Module):
-    """The whole classifier: normalised image (B, 3, H, W) → logits (B, K). Any H, W of at least `patch_size` times two per later stage runs."""
+    """The whole classifier: normalised image (B, 3, H, W) → logits (B, K). Any H, W of at least `patch_size`
+    times two per later stage runs."""
 
     def __init__(self, config: PaCaConfig) -> None:
         super().__init__()
@@ -242,7 +248,8 @@ class PaCaViT(nn.Module):
         return self.classify(self.features(image).tokens[-1])
 
     def classify(self, tokens: Tensor) -> Tensor:
-        """Last tokens (B, N, C) → logits (B, K): mean over patches, then the linear head. Hence logits are a sum of token contributions."""
+        """Last tokens (B, N, C) → logits (B, K): mean over patches, then the linear head. Hence logits are a
+        sum of token contributions."""
         return self.head(tokens.mean(1))
 
     def features(self, image: Tensor) -> Features:
@@ -250,7 +257,8 @@ class PaCaViT(nn.Module):
         return self.tail(self.patch_embed(image), first=1)
 
     def after(self, tokens: Tensor, stage: int, grid: Grid) -> Features:
-        """The network after `stage`, given that stage's normed tokens (B, N, C) on `grid`; stage 0 is the patch embedding."""
+        """The network after `stage`, given that stage's normed tokens (B, N, C) on `grid`; stage 0 is the
+        patch embedding."""
         x = to_map(tokens, grid)
         return self.tail(getattr(self, f"transition{stage}")(x) if stage else x, stage + 1)
 
@@ -293,5 +301,6 @@ def _initialise(module: nn.Module) -> None:
 
 
 def create(name: str, **changes: object) -> PaCaViT:
-    """A freshly initialised network of a named variant; `changes` replace config fields, e.g. num_classes=10."""
+    """A freshly initialised network of a named variant; `changes` replace config fields, e.g.
+    num_classes=10."""
     return PaCaViT(variant(name, **changes))

@@ -1,7 +1,8 @@
 """Which network a set of weights belongs to, told from the names and shapes of its tensors alone.
 
-Everything but the attention heads and the picture size leaves a trace in the shapes; those two come from the named variant of the same
-shape, or from defaults, and the caller is told. Reading files is `export.checkpoints`'s work.
+Everything but the attention heads and the picture size leaves a trace in the shapes; those two come from the
+named variant of the same shape, or from defaults, and the caller is told. Reading files is
+`export.checkpoints`'s work.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ class Unrecognised(ValueError):
 
 
 def recognise(shapes: Shapes) -> tuple[PaCaConfig, tuple[str, ...]]:
-    """The config of the network with these tensors, and remarks on what had to be assumed. Unrecognised where they fit none."""
+    """The config of the network with these tensors, and remarks on what had to be assumed. Unrecognised where
+    they fit none."""
     try:
         found = _infer(shapes)
     except KeyError as error:
@@ -30,15 +32,28 @@ def recognise(shapes: Shapes) -> tuple[PaCaConfig, tuple[str, ...]]:
     for named in VARIANTS.values():
         if _fingerprint(named) == _fingerprint(found):
             config = dataclasses.replace(named, num_classes=found.num_classes)
-            return config, (f"recognised as {named.name}; heads and picture size are that variant's, as weights do not tell them",)
+            return config, (
+                f"recognised as {named.name}; heads and picture size are that variant's, as weights do not "
+                "tell them",
+            )
     heads = tuple(stage.heads for stage in found.stages)
-    return found, (f"no published variant has these shapes; assumed {heads} heads and {found.image_size} px: name the variant if that is wrong",)
+    return found, (
+        f"no published variant has these shapes; assumed {heads} heads and {found.image_size} px: name the "
+        "variant if that is wrong",
+    )
 
 
 def _fingerprint(config: PaCaConfig) -> tuple:
     """What tensors can tell of a config, bar the number of classes."""
     stages = tuple(
-        (s.dim, s.depth, int(s.dim * s.mlp_ratio), s.clusters, s.clusters and s.clustering, [s.owns_clustering(b) for b in range(s.depth)])
+        (
+            s.dim,
+            s.depth,
+            int(s.dim * s.mlp_ratio),
+            s.clusters,
+            s.clusters and s.clustering,
+            [s.owns_clustering(b) for b in range(s.depth)],
+        )
         for s in config.stages
     )
     stem = config.stem if config.patch_size > 2 else "conv"  # a single convolution has no norm between
@@ -49,7 +64,11 @@ def _infer(shapes: Shapes) -> PaCaConfig:
     stages = tuple(_stage(shapes, i) for i in _numbers(shapes, "stage{}.0.norm1_before.weight", 1))
     if not stages:
         raise KeyError("stage1.0.norm1_before.weight")
-    convolutions = sorted((int(i), shape) for i, shape in _groups(shapes, r"patch_embed\.proj\.(\d+)\.weight") if len(shape) == 4)
+    convolutions = sorted(
+        (int(i), shape)
+        for i, shape in _groups(shapes, r"patch_embed\.proj\.(\d+)\.weight")
+        if len(shape) == 4
+    )
     first = convolutions[0][1] if convolutions else shapes["patch_embed.proj.weight"]
     return PaCaConfig(
         "custom",
@@ -60,7 +79,8 @@ def _infer(shapes: Shapes) -> PaCaConfig:
         pool="gated" if "pool.score.weight" in shapes else "mean",
         stem="conv_norm" if "patch_embed.proj.1.running_mean" in shapes else "conv",
         teacher_depths=tuple(
-            len(_numbers(shapes, f"paca_teacher.block{i}.{{}}.1.weight")) for i in _numbers(shapes, "paca_teacher.block{}.0.1.weight", 1)
+            len(_numbers(shapes, f"paca_teacher.block{i}.{{}}.1.weight"))
+            for i in _numbers(shapes, "paca_teacher.block{}.0.1.weight", 1)
         ),
     )
 
@@ -74,8 +94,14 @@ def _stage(shapes: Shapes, number: int) -> StageConfig:
     clusters, kind, every = 0, "conv", 0
     if f"{prefix}.0.attn.cluster_norm.weight" in shapes:
         taught = shapes.get(f"paca_teacher.to_clusters{number}.weight")
-        clusters, kind = (taught[0], "teacher") if taught else _clustering(shapes, f"{prefix}.0.attn.clustering.clustering")
-        owners = [b for b in blocks if any(key.startswith(f"{prefix}.{b}.attn.clustering.") for key in shapes)]
+        clusters, kind = (
+            (taught[0], "teacher")
+            if taught
+            else _clustering(shapes, f"{prefix}.0.attn.clustering.clustering")
+        )
+        owners = [
+            b for b in blocks if any(key.startswith(f"{prefix}.{b}.attn.clustering.") for key in shapes)
+        ]
         every = owners[1] if len(owners) > 1 else 0
     return StageConfig(dim, len(blocks), heads, clusters, kind, every, hidden / dim)
 

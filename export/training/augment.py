@@ -1,7 +1,9 @@
-"""Augmentation of a whole batch at once in torch, because one picture at a time would cost more than the network.
+"""Augmentation of a whole batch at once in torch, because one picture at a time would cost more than the
+network.
 
-uint8 pictures in, normalised float batch out; random resized crop, flip, brightness/contrast/saturation, random erasing to the mean. The erasing
-also makes masked pictures ordinary input, which the measurements of explanations rely on. `mix` blends pictures with each other, if a recipe asks.
+uint8 pictures in, normalised float batch out; random resized crop, flip, brightness/contrast/saturation,
+random erasing to the mean. The erasing also makes masked pictures ordinary input, which the measurements of
+explanations rely on. `mix` blends pictures with each other, if a recipe asks.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Augmentation:
-    """scale, ratio: area share and aspect range of the crop; jitter: relative strength; erase: probability, and its side's range.
-    mixup, cutmix: parameter of the Beta distribution of the blend, 0 = off; with both on, each batch takes one of them."""
+    """scale, ratio: area share and aspect range of the crop; jitter: relative strength; erase: probability,
+    and its side's range. mixup, cutmix: parameter of the Beta distribution of the blend, 0 = off; with both
+    on, each batch takes one of them."""
 
     scale: tuple[float, float] = (0.25, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -34,12 +37,17 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return ((images.permute(0, 3, 1, 2).float() / 255) - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
 
 
-def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator, device: torch.device) -> Tensor:
+def _uniform(
+    shape: tuple[int, ...], low: float, high: float, generator: torch.Generator, device: torch.device
+) -> Tensor:
     return torch.empty(shape).uniform_(low, high, generator=generator).to(device)
 
 
-def augment(images: Tensor, size: int, how: Augmentation, mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
-    """uint8 (B, H, W, 3) → augmented, normalised (B, 3, size, size). All randomness comes from `generator` (on the CPU)."""
+def augment(
+    images: Tensor, size: int, how: Augmentation, mean: Tensor, std: Tensor, generator: torch.Generator
+) -> Tensor:
+    """uint8 (B, H, W, 3) → augmented, normalised (B, 3, size, size). All randomness comes from `generator`
+    (on the CPU)."""
     batch, device = images.shape[0], images.device
     x = images.permute(0, 3, 1, 2).float() / 255
     area = _uniform((batch,), *how.scale, generator, device)
@@ -72,10 +80,14 @@ def augment(images: Tensor, size: int, how: Augmentation, mean: Tensor, std: Ten
     return x.masked_fill(erased, 0.0)
 
 
-def mix(x: Tensor, labels: Tensor, classes: int, how: Augmentation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Blends each picture with the batch read backwards: x (B, 3, S, S), labels (B,) → x, target probabilities (B, K).
+def mix(
+    x: Tensor, labels: Tensor, classes: int, how: Augmentation, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Blends each picture with the batch read backwards: x (B, 3, S, S), labels (B,) → x, target
+    probabilities (B, K).
 
-    mixup (Zhang et al. 2018) averages pixels; cutmix (Yun et al. 2019) pastes a rectangle; targets are mixed in the same proportion. One proportion a batch.
+    mixup (Zhang et al. 2018) averages pixels; cutmix (Yun et al. 2019) pastes a rectangle; targets are mixed
+    in the same proportion. One proportion a batch.
     """
     cut = how.cutmix > 0 and (how.mixup == 0 or torch.rand((), generator=generator).item() < 0.5)
     keep = _beta(how.cutmix if cut else how.mixup, generator)
@@ -84,7 +96,9 @@ def mix(x: Tensor, labels: Tensor, classes: int, how: Augmentation, generator: t
         side = round(size * math.sqrt(1 - keep))
         top, left = (int(torch.randint(0, size - side + 1, (), generator=generator)) for _ in range(2))
         mixed = x.clone()
-        mixed[..., top : top + side, left : left + side] = x.flip(0)[..., top : top + side, left : left + side]
+        mixed[..., top : top + side, left : left + side] = x.flip(0)[
+            ..., top : top + side, left : left + side
+        ]
         keep = 1 - (side / size) ** 2
     else:
         mixed = x * keep + x.flip(0) * (1 - keep)

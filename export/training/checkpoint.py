@@ -1,7 +1,9 @@
-"""The file a training ends with: weights in float16 with everything the exporter needs to know beside them, in one .safetensors.
+"""The file a training ends with: weights in float16 with everything the exporter needs to know beside them,
+in one .safetensors.
 
-Metadata keys, all text: `paca.config` (JSON of PaCaConfig.to_dict), `paca.labels` (JSON list), `paca.temperature`, `paca.training` (JSON: recipe, seed,
-epochs, metrics). `export.checkpoints` reads it; the state of a run under way is `state`'s.
+Metadata keys, all text: `paca.config` (JSON of PaCaConfig.to_dict), `paca.labels` (JSON list),
+`paca.temperature`, `paca.training` (JSON: recipe, seed, epochs, metrics). `export.checkpoints` reads it; the
+state of a run under way is `state`'s.
 """
 
 from __future__ import annotations
@@ -17,11 +19,17 @@ from ..paca.model import PaCaViT
 CONFIG, LABELS, TEMPERATURE, TRAINING = "paca.config", "paca.labels", "paca.temperature", "paca.training"
 
 
-def save_final(model: PaCaViT, path: Path, labels: tuple[str, ...], temperature: float, extra: dict[str, Any]) -> None:
-    """Writes `model` as float16 (integer buffers as they are) with its metadata; in one step, so that no half file is ever at `path`."""
+def save_final(
+    model: PaCaViT, path: Path, labels: tuple[str, ...], temperature: float, extra: dict[str, Any]
+) -> None:
+    """Writes `model` as float16 (integer buffers as they are) with its metadata; in one step, so that no half
+    file is ever at `path`."""
     if len(labels) != model.config.num_classes:
         raise ValueError(f"{len(labels)} labels for {model.config.num_classes} classes")
-    tensors = {name: (t.half() if t.is_floating_point() else t).cpu().contiguous() for name, t in model.state_dict().items()}
+    tensors = {
+        name: (t.half() if t.is_floating_point() else t).cpu().contiguous()
+        for name, t in model.state_dict().items()
+    }
     metadata = {
         CONFIG: json.dumps(model.config.to_dict()),
         LABELS: json.dumps(labels, ensure_ascii=False),

@@ -1,4 +1,5 @@
-"""Do the clusters matter? Two measures: what the network loses without its assignments, and how many clusters it looks at."""
+"""Do the clusters matter? Two measures: what the network loses without its assignments, and how many clusters
+it looks at."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from .loop import predict
 
 
 class Uniform(nn.Module):
-    """In place of a clustering: every row the same for every patch, so that each cluster token is the mean token."""
+    """In place of a clustering: every row the same for every patch, so that each cluster token is the mean
+    token."""
 
     def __init__(self, clusters: int) -> None:
         super().__init__()
@@ -56,9 +58,10 @@ def uniform_assignment_accuracy(model: PaCaViT, pictures: Pictures) -> float:
 
 @dataclass(frozen=True)
 class ClusterUse:
-    """One stage. in_use: clusters that get at least half of the attention an equal share would be, and whose row is not near uniform.
-    effective: exp(entropy) of the attention over clusters, between 1 and `clusters`. rank: exp(entropy) of the singular values of an assignment,
-    averaged over pictures: how many different rows it has."""
+    """One stage. in_use: clusters that get at least half of the attention an equal share would be, and whose
+    row is not near uniform. effective: exp(entropy) of the attention over clusters, between 1 and `clusters`.
+    rank: exp(entropy) of the singular values of an assignment, averaged over pictures: how many different
+    rows it has."""
 
     stage: int
     clusters: int
@@ -75,8 +78,9 @@ SPREAD = 0.9  # of N; exp(entropy) of a row above this is near uniform
 def clusters_in_use(model: PaCaViT, pictures: Pictures, limit: int = 256) -> tuple[ClusterUse, ...]:
     """One answer for each stage that clusters, from the first `limit` pictures.
 
-    Attention on a cluster is the softmax weight it gets from all patches and heads of all blocks of its stage, averaged over pictures. The spread of a row is
-    exp(entropy) over its patches, averaged over pictures.
+    Attention on a cluster is the softmax weight it gets from all patches and heads of all blocks of its
+    stage, averaged over pictures. The spread of a row is exp(entropy) over its patches, averaged over
+    pictures.
     """
     watched = copy.deepcopy(model).eval()
     some = pictures.take(torch.arange(min(limit, len(pictures))).numpy())

@@ -1,9 +1,11 @@
-"""Teaches the gate and the last tokens to speak only for what lies under them, so that contributions (CAM) point at the object, not at an idle patch.
+"""Teaches the gate and the last tokens to speak only for what lies under them, so that contributions (CAM)
+point at the object, not at an idle patch.
 
-Transformers park global evidence in patches that have nothing of their own to say (cf. Darcet et al. 2024, "registers"). Two regions a picture,
-aligned to the last grid, make that costly: one pasted from another picture, which must be named from its own patches alone as the rest must from
-its own, and one painted over in a single colour, which must get no share of the pooled evidence. Within a region the gate is free: background may
-stay silent, which a target for every single patch would forbid (tried: docs/decisions.md).
+Transformers park global evidence in patches that have nothing of their own to say (cf. Darcet et al. 2024,
+"registers"). Two regions a picture, aligned to the last grid, make that costly: one pasted from another
+picture, which must be named from its own patches alone as the rest must from its own, and one painted over in
+a single colour, which must get no share of the pooled evidence. Within a region the gate is free: background
+may stay silent, which a target for every single patch would forbid (tried: docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ SMALLEST = 0.1  # share of the grid under which a region is not asked for its cl
 
 
 def distract(x: Tensor, grid: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """x (B, 3, S, S) → x with both regions, and what every cell of the last grid shows: (B, grid, grid) of OWN, PASTED, PAINTED.
+    """x (B, 3, S, S) → x with both regions, and what every cell of the last grid shows: (B, grid, grid) of
+    OWN, PASTED, PAINTED.
 
     The pasted picture is the batch read backwards. Regions are whole cells; the painted one goes on top.
     """
@@ -34,7 +37,9 @@ def distract(x: Tensor, grid: int, generator: torch.Generator) -> tuple[Tensor, 
         cells[i, top : top + height, left : left + width] = PASTED
         top, left, height, width = _region(grid, 1, grid // 2, generator)
         row, column = torch.randint(0, x.shape[-1], (2,), generator=generator).tolist()
-        x[i, :, top * cell : (top + height) * cell, left * cell : (left + width) * cell] = x[i, :, row, column, None, None]
+        x[i, :, top * cell : (top + height) * cell, left * cell : (left + width) * cell] = x[
+            i, :, row, column, None, None
+        ]
         cells[i, top : top + height, left : left + width] = PAINTED
     return x, cells.to(x.device)
 
@@ -48,9 +53,11 @@ def _region(grid: int, low: int, high: int, generator: torch.Generator) -> tuple
 
 
 def region_loss(found: Features, head: nn.Linear, labels: Tensor, cells: Tensor, smoothing: float) -> Tensor:
-    """Cross-entropy of each region, pooled over its own patches, for its own picture; and the painted region's share, -log(1 - share).
+    """Cross-entropy of each region, pooled over its own patches, for its own picture; and the painted
+    region's share, -log(1 - share).
 
-    found: of the pictures of `distract`; labels: (B,) of the batch before it; cells: (B, h, w). With a mean pool the last term is a constant.
+    found: of the pictures of `distract`; labels: (B,) of the batch before it; cells: (B, h, w). With a mean
+    pool the last term is a constant.
     """
     tokens, shares, cells = found.tokens[-1].float(), found.shares.float(), cells.flatten(1)
     total = shares.new_zeros(())
@@ -59,6 +66,8 @@ def region_loss(found: Features, head: nn.Linear, labels: Tensor, cells: Tensor,
         asked = mask.mean(1) >= SMALLEST
         pooled = (tokens * mask[..., None]).mean(1) / (shares * mask).sum(1, keepdim=True).clamp(min=1e-6)
         if asked.any():
-            total = total + 0.5 * F.cross_entropy(head(pooled[asked]), names[asked], label_smoothing=smoothing)
+            total = total + 0.5 * F.cross_entropy(
+                head(pooled[asked]), names[asked], label_smoothing=smoothing
+            )
     painted = (shares * (cells == PAINTED)).sum(1).clamp(max=0.999)
     return total - SILENCE * torch.log1p(-painted).mean()

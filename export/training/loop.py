@@ -1,7 +1,9 @@
-"""The training loop: AdamW, cosine schedule by epoch, EMA, progressive picture sizes, a checkpoint each epoch, resume by default.
+"""The training loop: AdamW, cosine schedule by epoch, EMA, progressive picture sizes, a checkpoint each
+epoch, resume by default.
 
-Schedules count epochs, never wall-clock, and every random number comes from checkpointed generators: a run that was killed and resumed is the same run,
-less at most the epoch that was under way. What is trained on comes from `data`, the state on disk is `state`'s, what the numbers mean is `metrics`'s.
+Schedules count epochs, never wall-clock, and every random number comes from checkpointed generators: a run
+that was killed and resumed is the same run, less at most the epoch that was under way. What is trained on
+comes from `data`, the state on disk is `state`'s, what the numbers mean is `metrics`'s.
 """
 
 from __future__ import annotations
@@ -30,9 +32,10 @@ from .state import BEST, LAST, Run, check_same, resume, save, write
 
 @dataclass(frozen=True)
 class Recipe:
-    """sizes: (share of the epochs, picture side) in order; the last share is 1. warmup: epochs. ema: decay per step. clip: of the gradient's norm.
-    patience: stop after this many epochs without a better held-out accuracy, 0 = never. balance: weigh classes by the inverse of their frequency.
-    locality: every other batch teaches the tokens to speak for their own place only (`locality`)."""
+    """sizes: (share of the epochs, picture side) in order; the last share is 1. warmup: epochs. ema: decay
+    per step. clip: of the gradient's norm. patience: stop after this many epochs without a better held-out
+    accuracy, 0 = never. balance: weigh classes by the inverse of their frequency. locality: every other batch
+    teaches the tokens to speak for their own place only (`locality`)."""
 
     epochs: int = 48
     batch: int = 64
@@ -67,20 +70,33 @@ def torch_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def start(config: PaCaConfig, recipe: Recipe, device: torch.device, weights: dict[str, Tensor] | None = None) -> Run:
-    """A fresh run; `weights` initialises everything whose name and shape fit, so all but a head for other classes."""
+def start(
+    config: PaCaConfig, recipe: Recipe, device: torch.device, weights: dict[str, Tensor] | None = None
+) -> Run:
+    """A fresh run; `weights` initialises everything whose name and shape fit, so all but a head for other
+    classes."""
     torch.manual_seed(recipe.seed)
     model = PaCaViT(config)
     if weights:
         own = model.state_dict()
-        model.load_state_dict({k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}, strict=False)
+        model.load_state_dict(
+            {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}, strict=False
+        )
     use_attention(model, attend_explicit)
     model.to(device)
     matrices = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.99))
-    return Run(model, copy.deepcopy(model).eval().requires_grad_(False), optimizer, torch.Generator().manual_seed(recipe.seed))
+    return Run(
+        model,
+        copy.deepcopy(model).eval().requires_grad_(False),
+        optimizer,
+        torch.Generator().manual_seed(recipe.seed),
+    )
 
 
 def fit(
@@ -92,10 +108,12 @@ def fit(
     track: Track,
     say: Callable[[str], None],
 ) -> Run:
-    """Trains until `recipe.epochs` or until patience ends, going on with the run in `folder` if there is one. `track` wraps an epoch's batches.
+    """Trains until `recipe.epochs` or until patience ends, going on with the run in `folder` if there is one.
+    `track` wraps an epoch's batches.
 
-    Writes into `folder`: recipe.json at the start; after every epoch last.pt (the whole state), one line of log.jsonl, and best.pt (the EMA weights)
-    where the held-out accuracy is the best so far. Raises DataError where the folder holds a run of another recipe.
+    Writes into `folder`: recipe.json at the start; after every epoch last.pt (the whole state), one line of
+    log.jsonl, and best.pt (the EMA weights) where the held-out accuracy is the best so far. Raises DataError
+    where the folder holds a run of another recipe.
     """
     folder.mkdir(parents=True, exist_ok=True)
     check_same(folder, {"recipe": asdict(recipe), "config": run.model.config.to_dict()})
@@ -140,7 +158,13 @@ def fit(
         run.epoch += 1
         run.seconds += time.monotonic() - began
         accuracy = float((predict(run.ema, held_out).argmax(1).numpy() == held_out.labels).mean())
-        line = {"epoch": run.epoch, "size": size, "loss": round(total / batches, 4), "held_out": round(accuracy, 4), "seconds": round(run.seconds)}
+        line = {
+            "epoch": run.epoch,
+            "size": size,
+            "loss": round(total / batches, 4),
+            "held_out": round(accuracy, 4),
+            "seconds": round(run.seconds),
+        }
         run.history.append(line)
         if accuracy > run.best:
             run.best = accuracy
@@ -148,7 +172,10 @@ def fit(
         save(run, folder / LAST)
         with (folder / "log.jsonl").open("a") as log:
             log.write(json.dumps(line) + "\n")
-        say(f"epoch {run.epoch}/{recipe.epochs}: loss {line['loss']:.3f}, held-out accuracy {100 * accuracy:.1f} %, {run.seconds / 60:.1f} min")
+        say(
+            f"epoch {run.epoch}/{recipe.epochs}: loss {line['loss']:.3f}, held-out accuracy "
+            f"{100 * accuracy:.1f} %, {run.seconds / 60:.1f} min"
+        )
     return run
 
 
@@ -176,12 +203,15 @@ def _follow(ema: nn.Module, model: nn.Module, decay: float) -> None:
 
 def predict(model: PaCaViT, pictures: Pictures, batch: int = 128) -> Tensor:
     """Logits (n, K) in float32 of every picture."""
-    return torch.cat([predict_batch(model, pictures.images[i : i + batch]) for i in range(0, len(pictures), batch)])
+    return torch.cat(
+        [predict_batch(model, pictures.images[i : i + batch]) for i in range(0, len(pictures), batch)]
+    )
 
 
 @torch.no_grad()
 def predict_batch(model: PaCaViT, images: np.ndarray) -> Tensor:
-    """uint8 (B, H, W, 3) → logits (B, K) in float32 on the CPU; stretched to the config's size, in evaluation mode."""
+    """uint8 (B, H, W, 3) → logits (B, K) in float32 on the CPU; stretched to the config's size, in evaluation
+    mode."""
     model.eval()
     device = next(model.parameters()).device
     mean, std = (torch.tensor(v, device=device) for v in (model.config.mean, model.config.std))

@@ -1,4 +1,5 @@
-"""Keeps freed memory in the process while training on CPU: glibc otherwise maps, zeroes and returns every large tensor anew, a tenth of a step's time."""
+"""Keeps freed memory in the process while training on CPU: glibc otherwise maps, zeroes and returns every
+large tensor anew, a tenth of a step's time."""
 
 from __future__ import annotations
 
@@ -14,5 +15,9 @@ def keep_memory() -> None:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
-        for option, value in ((M_MMAP_THRESHOLD, 1 << 30), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 1 << 26)):
+        for option, value in (
+            (M_MMAP_THRESHOLD, 1 << 30),
+            (M_TRIM_THRESHOLD, 2**31 - 1),
+            (M_TOP_PAD, 1 << 26),
+        ):
             mallopt(option, value)

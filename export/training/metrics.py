@@ -1,4 +1,5 @@
-"""What logits are worth: accuracy, per-class scores, calibration, and the temperature that makes scores believable. numpy only, no network."""
+"""What logits are worth: accuracy, per-class scores, calibration, and the temperature that makes scores
+believable. numpy only, no network."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ BINS = 15
 
 @dataclass(frozen=True)
 class ClassScores:
-    """One class; support: how many pictures of it there were. What is 0/0 (nothing predicted, nothing there) is 0."""
+    """One class; support: how many pictures of it there were. What is 0/0 (nothing predicted, nothing there)
+    is 0."""
 
     label: str
     precision: float
@@ -23,8 +25,8 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class Scores:
-    """precision, recall, f1: means over classes. ece: expected calibration error. confidence: mean top score. nll: nats a picture.
-    confusion[i][j]: pictures of class i called class j."""
+    """precision, recall, f1: means over classes. ece: expected calibration error. confidence: mean top score.
+    nll: nats a picture. confusion[i][j]: pictures of class i called class j."""
 
     pictures: int
     accuracy: float
@@ -54,7 +56,9 @@ def log_softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     return x - np.log(np.exp(x).sum(1, keepdims=True))
 
 
-def score(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], temperature: float = 1.0) -> Scores:
+def score(
+    logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], temperature: float = 1.0
+) -> Scores:
     """logits (n, K), labels (n,) → all numbers. Temperature changes only ece, nll and confidence."""
     log_p = log_softmax(logits, temperature)
     count = len(classes)
@@ -76,7 +80,8 @@ def score(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], temp
         confidence=float(np.exp(log_p.max(1)).mean()),
         temperature=temperature,
         classes=tuple(
-            ClassScores(name, float(precision[i]), float(recall[i]), float(f1[i]), int(confusion[i].sum())) for i, name in enumerate(classes)
+            ClassScores(name, float(precision[i]), float(recall[i]), float(f1[i]), int(confusion[i].sum()))
+            for i, name in enumerate(classes)
         ),
         confusion=tuple(tuple(int(v) for v in row) for row in confusion),
     )
@@ -87,7 +92,8 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:
-    """Mean over pictures of |accuracy - top score| of the picture's bin of top scores, equal-width bins (Guo et al. 2017)."""
+    """Mean over pictures of |accuracy - top score| of the picture's bin of top scores, equal-width bins (Guo
+    et al. 2017)."""
     top, right = probabilities.max(1), probabilities.argmax(1) == labels
     which = np.clip(np.ceil(top * bins).astype(int) - 1, 0, bins - 1)
     gaps = np.bincount(which, right, bins) - np.bincount(which, top, bins)
@@ -95,14 +101,24 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bi
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature in 0.05..20 with the least negative log likelihood on held-out pictures: one number, so a golden-section search of its logarithm.
+    """The temperature in 0.05..20 with the least negative log likelihood on held-out pictures: one number, so
+    a golden-section search of its logarithm.
 
-    Where every picture is right the likelihood has no best temperature but the smallest; then, and with no picture, 1 is returned.
+    Where every picture is right the likelihood has no best temperature but the smallest; then, and with no
+    picture, 1 is returned.
     """
     if not len(labels) or (logits.argmax(1) == labels).all():
         return 1.0
     rows = np.arange(len(labels))
-    return float(np.exp(_golden(lambda log_t: -log_softmax(logits, np.exp(log_t))[rows, labels].mean(), np.log(0.05), np.log(20.0))))
+    return float(
+        np.exp(
+            _golden(
+                lambda log_t: -log_softmax(logits, np.exp(log_t))[rows, labels].mean(),
+                np.log(0.05),
+                np.log(20.0),
+            )
+        )
+    )
 
 
 def _golden(function: Callable[[float], float], low: float, high: float, steps: int = 60) -> float:

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable
 from rich.console import Console
 from rich.progress import track as bar
 
-Track = Callable[[Iterable[int], int, str], Iterable[int]]  # (steps, how many, what they are) → the same steps, shown
+Track = Callable[
+    [Iterable[int], int, str], Iterable[int]
+]  # (steps, how many, what they are) → the same steps, shown
 Say = Callable[[str], None]
 
 
@@ -20,7 +22,9 @@ def showing(console: Console) -> tuple[Track, Say]:
     """(track, say) for this console."""
 
     def track(steps: Iterable[int], count: int, what: str) -> Iterable[int]:
-        return bar(steps, what, total=count, console=console, transient=True) if console.is_terminal else steps
+        return (
+            bar(steps, what, total=count, console=console, transient=True) if console.is_terminal else steps
+        )
 
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,4 +1,5 @@
-"""The recipes by name: which pictures, which network, how to train it. Reading is `data`'s, training `loop`'s, everything after it `run`'s."""
+"""The recipes by name: which pictures, which network, how to train it. Reading is `data`'s, training
+`loop`'s, everything after it `run`'s."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ from .split import split_folder, tail
 
 @dataclass(frozen=True)
 class Options:
-    """What a user chooses. start_from: a checkpoint whose weights begin the training, with a new head. clustering: of every stage that clusters."""
+    """What a user chooses. start_from: a checkpoint whose weights begin the training, with a new head.
+    clustering: of every stage that clusters."""
 
     data: Path
     out: Path
@@ -32,8 +34,8 @@ class Options:
 
 @dataclass(frozen=True)
 class Plan:
-    """A training that is ready to start. held_out: for selection, temperature and int8 calibration. tests: scored once, at the end.
-    weights: what to start from."""
+    """A training that is ready to start. held_out: for selection, temperature and int8 calibration. tests:
+    scored once, at the end. weights: what to start from."""
 
     config: PaCaConfig
     recipe: Recipe
@@ -44,53 +46,88 @@ class Plan:
 
 
 def imagenette(options: Options) -> Plan:
-    """Ten classes of real photos at 128 px. The last tenth of the training pack is held out; the validation pack is scored once.
+    """Ten classes of real photos at 128 px. The last tenth of the training pack is held out; the validation
+    pack is scored once.
 
-    128 px in training brought nothing that 96 px does not, since crops show things larger than the whole pictures served (Touvron et al. 2019).
+    128 px in training brought nothing that 96 px does not, since crops show things larger than the whole
+    pictures served (Touvron et al. 2019).
     """
     base = _base(options, "paca_small_128")
     base = dataclasses.replace(base, config=dataclasses.replace(base.config, pool="gated"))
     train, validation = read_imagenette(options.data, base.config.image_size)
     kept, held_out = tail(train, 0.1)
     sizes = ((0.45, 80), (1.0, 96)) if base.weights else ((0.4, 64), (1.0, 96))
-    recipe = Recipe(epochs=options.epochs or 48, lr=1.5e-3 if base.weights else 2e-3, seed=options.seed, sizes=sizes, locality=True)
+    recipe = Recipe(
+        epochs=options.epochs or 48,
+        lr=1.5e-3 if base.weights else 2e-3,
+        seed=options.seed,
+        sizes=sizes,
+        locality=True,
+    )
     return _plan(base, recipe, kept, held_out, {"validation": validation})
 
 
 def cifar10(options: Options) -> Plan:
-    """The comparison of clusterings: the same small network, recipe and pictures for every kind. A twentieth of the training pack is held out.
+    """The comparison of clusterings: the same small network, recipe and pictures for every kind. A twentieth
+    of the training pack is held out.
 
-    From a checkpoint (the common trunk of `benchmarks/clusterings.py`): a gentler rate for fewer epochs, and every clustering learned anew.
+    From a checkpoint (the common trunk of `benchmarks/clusterings.py`): a gentler rate for fewer epochs, and
+    every clustering learned anew.
     """
     base = _base(options, "paca_cifar_32")
     side = base.config.image_size
     train, tests = read_cifar10(options.data, side)
     kept, held_out = tail(train, 0.05)
     augmentation = Augmentation(scale=(0.5, 1.0), jitter=0.2, erase_side=(0.2, 0.5))
-    recipe = Recipe(epochs=options.epochs or 24, batch=128, seed=options.seed, sizes=((0.5, side * 3 // 4), (1.0, side)), augmentation=augmentation)
+    recipe = Recipe(
+        epochs=options.epochs or 24,
+        batch=128,
+        seed=options.seed,
+        sizes=((0.5, side * 3 // 4), (1.0, side)),
+        augmentation=augmentation,
+    )
     if base.weights:
-        base = dataclasses.replace(base, weights={k: v for k, v in base.weights.items() if ".clustering." not in k})
+        base = dataclasses.replace(
+            base, weights={k: v for k, v in base.weights.items() if ".clustering." not in k}
+        )
         recipe = dataclasses.replace(recipe, epochs=options.epochs or 4, lr=1e-3, warmup=0.5)
     return _plan(base, recipe, kept, held_out, tests)
 
 
 def folder(options: Options) -> Plan:
-    """A user's own pictures, one sub-folder a class; a fifth of each class is held out, written down in `split.json`.
+    """A user's own pictures, one sub-folder a class; a fifth of each class is held out, written down in
+    `split.json`.
 
-    From a checkpoint: a gentle rate for few epochs; from scratch: the rate of Imagenette for many. Both stop early.
+    From a checkpoint: a gentle rate for few epochs; from scratch: the rate of Imagenette for many. Both stop
+    early.
     """
     base = _base(options, "paca_small_128")
     side = base.config.image_size
     train, held_out = split_folder(options.data, side, options.out / "split.json", 0.2, options.seed)
     if base.weights:
-        recipe = Recipe(epochs=options.epochs or 40, lr=5e-4, warmup=2, patience=12, sizes=((0.5, side * 3 // 4), (1.0, side)))
+        recipe = Recipe(
+            epochs=options.epochs or 40,
+            lr=5e-4,
+            warmup=2,
+            patience=12,
+            sizes=((0.5, side * 3 // 4), (1.0, side)),
+        )
     else:
-        recipe = Recipe(epochs=options.epochs or 120, lr=1e-3, patience=40, sizes=((0.4, side // 2), (0.8, side * 3 // 4), (1.0, side)))
+        recipe = Recipe(
+            epochs=options.epochs or 120,
+            lr=1e-3,
+            patience=40,
+            sizes=((0.4, side // 2), (0.8, side * 3 // 4), (1.0, side)),
+        )
     recipe = dataclasses.replace(recipe, batch=32, balance=True, ema=0.99, seed=options.seed)
     return _plan(base, recipe, train, held_out, {})
 
 
-RECIPES: dict[str, Callable[[Options], Plan]] = {"imagenette": imagenette, "cifar10": cifar10, "folder": folder}
+RECIPES: dict[str, Callable[[Options], Plan]] = {
+    "imagenette": imagenette,
+    "cifar10": cifar10,
+    "folder": folder,
+}
 
 
 def plan(name: str, options: Options) -> Plan:
@@ -118,19 +155,32 @@ def _base(options: Options, name: str) -> _Base:
         base = _Base(loaded.model.config, loaded.model.state_dict(), loaded.labels or ())
     else:
         base = _Base(variant(name), {}, ())
-    return dataclasses.replace(base, config=with_clustering(base.config, options.clustering)) if options.clustering else base
+    return (
+        dataclasses.replace(base, config=with_clustering(base.config, options.clustering))
+        if options.clustering
+        else base
+    )
 
 
 def with_clustering(config: PaCaConfig, kind: str) -> PaCaConfig:
-    """The same network with another clustering in every stage that clusters; the teacher gets one block a stage."""
+    """The same network with another clustering in every stage that clusters; the teacher gets one block a
+    stage."""
     if kind not in (*CLUSTERINGS, "teacher"):
         raise DataError(f"unknown clustering {kind!r}; choose {', '.join(CLUSTERINGS)}, teacher")
-    stages = tuple(dataclasses.replace(stage, clustering=kind) if stage.clusters else stage for stage in config.stages)
-    return dataclasses.replace(config, stages=stages, teacher_depths=(1,) * len(stages) if kind == "teacher" else ())
+    stages = tuple(
+        dataclasses.replace(stage, clustering=kind) if stage.clusters else stage for stage in config.stages
+    )
+    return dataclasses.replace(
+        config, stages=stages, teacher_depths=(1,) * len(stages) if kind == "teacher" else ()
+    )
 
 
-def _plan(base: _Base, recipe: Recipe, train: Pictures, held_out: Pictures, tests: dict[str, Pictures]) -> Plan:
+def _plan(
+    base: _Base, recipe: Recipe, train: Pictures, held_out: Pictures, tests: dict[str, Pictures]
+) -> Plan:
     """A head learned for other classes, or for the same in another order, is not kept."""
-    weights = {k: v for k, v in base.weights.items() if base.labels == train.classes or not k.startswith("head.")}
+    weights = {
+        k: v for k, v in base.weights.items() if base.labels == train.classes or not k.startswith("head.")
+    }
     config = dataclasses.replace(base.config, num_classes=len(train.classes))
     return Plan(config, recipe, train, held_out, tests, weights or None)

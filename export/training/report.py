@@ -38,7 +38,9 @@ def print_scores(console: Console, title: str, scores: Scores, extra: dict[str, 
 def _confusion_table(scores: Scores) -> Table:
     names = [c.label for c in scores.classes]
     if len(names) <= WIDEST_TABLE:
-        table = Table("", *map(str, range(len(names))), title="confusion: row = true class, column = predicted")
+        table = Table(
+            "", *map(str, range(len(names))), title="confusion: row = true class, column = predicted"
+        )
         for i, row in enumerate(scores.confusion):
             table.add_row(f"{i} {names[i]}", *(str(v) if v else "·" for v in row))
         return table
@@ -62,7 +64,8 @@ def write_report(folder: Path, values: dict[str, Any], scores: Scores) -> tuple[
 
 
 def draw_confusion(scores: Scores) -> Image.Image:
-    """The confusion matrix, each row in shares of its class: white = none, dark blue = all; counts are written in while they fit."""
+    """The confusion matrix, each row in shares of its class: white = none, dark blue = all; counts are
+    written in while they fit."""
     matrix = np.array(scores.confusion)
     names = [c.label for c in scores.classes]
     count = len(names)
@@ -74,7 +77,9 @@ def draw_confusion(scores: Scores) -> Image.Image:
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     white, blue = np.array([255, 255, 255]), np.array([11, 61, 145])
     colours = (white + (blue - white) * shares[..., None] ** 0.5).astype(np.uint8)
-    image.paste(Image.fromarray(colours).resize((count * cell, count * cell), Image.Resampling.NEAREST), (room, room))
+    image.paste(
+        Image.fromarray(colours).resize((count * cell, count * cell), Image.Resampling.NEAREST), (room, room)
+    )
     draw = ImageDraw.Draw(image)
     if written:
         for i, name in enumerate(names):
@@ -83,7 +88,9 @@ def draw_confusion(scores: Scores) -> Image.Image:
             _upwards(image, name, font, (middle, room - 6))
             for j in np.flatnonzero(matrix[i]):
                 ink = "white" if shares[i, j] > 0.3 else "black"
-                draw.text((room + int(j) * cell + cell // 2, middle), str(matrix[i, j]), ink, font, anchor="mm")
+                draw.text(
+                    (room + int(j) * cell + cell // 2, middle), str(matrix[i, j]), ink, font, anchor="mm"
+                )
         draw.text((room - 6, MARGIN), "called →", "grey", font, anchor="rm")
         draw.text((room - 6, room - 6), "true ↓", "grey", font, anchor="rb")
     draw.rectangle((room - 1, room - 1, room + count * cell, room + count * cell), outline="grey")

@@ -1,7 +1,8 @@
-"""What `paca train` and `paca evaluate` do, from the data folder to the last printed line. The command line only reads arguments and calls these two.
+"""What `paca train` and `paca evaluate` do, from the data folder to the last printed line. The command line
+only reads arguments and calls these two.
 
-After training: the best weights, their temperature on the held-out pictures, one scoring of the test pictures, the final file, pictures for int8
-calibration, and the line that exports it all.
+After training: the best weights, their temperature on the held-out pictures, one scoring of the test
+pictures, the final file, pictures for int8 calibration, and the line that exports it all.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def run(
     device: str = "auto",
     console: Console | None = None,
 ) -> Path:
-    """Trains (or goes on with the run in `out`), finalises, prints how to export; returns the final file, `out/model.safetensors`.
+    """Trains (or goes on with the run in `out`), finalises, prints how to export; returns the final file,
+    `out/model.safetensors`.
 
     Raises DataError with one line for data, a checkpoint or a name that cannot be used.
     """
@@ -66,11 +68,14 @@ def run(
 
 
 def finalise(recipe: str, ready: Plan, out: Path, console: Console, device: torch.device) -> Path:
-    """The best weights of the run in `out` → model.safetensors, evaluation.json, confusion.png and calibration/ beside it. May be called again."""
+    """The best weights of the run in `out` → model.safetensors, evaluation.json, confusion.png and
+    calibration/ beside it. May be called again."""
     _, say = showing(console)
     config, weights, epoch = best_weights(out)
     model = PaCaViT(config)
-    model.load_state_dict({name: t.half().float() if t.is_floating_point() else t for name, t in weights.items()})  # as they will be stored
+    model.load_state_dict(
+        {name: t.half().float() if t.is_floating_point() else t for name, t in weights.items()}
+    )  # as they will be stored
     model.to(device).eval()
     logits = predict(model, ready.held_out).numpy()
     temperature = fit_temperature(logits, ready.held_out.labels)
@@ -84,7 +89,10 @@ def finalise(recipe: str, ready: Plan, out: Path, console: Console, device: torc
     write_calibration(ready.held_out, out / "calibration")
     write_report(out, {"training": account, main: scores[main].to_dict()}, scores[main])
     print_scores(console, f"{main}: {final}", scores[main], _lines(account["clusters"]))
-    say(f"written: {final}, evaluation.json, confusion.png; held-out pictures for --calibration: {out / 'calibration'}")
+    say(
+        f"written: {final}, evaluation.json, confusion.png; held-out pictures for --calibration: "
+        f"{out / 'calibration'}"
+    )
     say("export and serve it:")
     name = ready.config.name if recipe != "folder" else "mine"
     say(f"  paca export auto --checkpoint {shlex.quote(str(final))} --out models/{name}/1/model.onnx")
@@ -93,9 +101,16 @@ def finalise(recipe: str, ready: Plan, out: Path, console: Console, device: torc
 
 
 def evaluate(
-    model: Path, data: Path, out: Path | None = None, *, as_json: bool = False, device: str = "auto", console: Console | None = None
+    model: Path,
+    data: Path,
+    out: Path | None = None,
+    *,
+    as_json: bool = False,
+    device: str = "auto",
+    console: Console | None = None,
 ) -> Evaluation:
-    """Scores an .onnx or a checkpoint on a pack or a class folder; prints tables or JSON, writes evaluation.json and confusion.png into `out`."""
+    """Scores an .onnx or a checkpoint on a pack or a class folder; prints tables or JSON, writes
+    evaluation.json and confusion.png into `out`."""
     console = console or Console()
     track, say = showing(Console(stderr=True) if as_json else console)
     found = score_model(model, data, device, track)
@@ -120,11 +135,16 @@ def write_calibration(pictures: Pictures, folder: Path) -> None:
 
 
 def _what(recipe: str, ready: Plan, seconds: float) -> str:
-    counts = f"{len(ready.train)} pictures to train on, {len(ready.held_out)} held out, {len(ready.train.classes)} classes (read in {seconds:.0f} s)"
+    counts = (
+        f"{len(ready.train)} pictures to train on, {len(ready.held_out)} held out, {len(ready.train.classes)}"
+        f" classes (read in {seconds:.0f} s)"
+    )
     return f"{recipe}: {counts}; {ready.config.name}, up to {ready.recipe.epochs} epochs"
 
 
-def _account(recipe: str, ready: Plan, out: Path, epoch: int, scores: dict[str, Scores], clusters: dict[str, Any]) -> dict[str, Any]:
+def _account(
+    recipe: str, ready: Plan, out: Path, epoch: int, scores: dict[str, Scores], clusters: dict[str, Any]
+) -> dict[str, Any]:
     """What the final file says of its training."""
     state = torch.load(out / LAST, map_location="cpu", weights_only=True)
     return {
@@ -147,5 +167,7 @@ def _lines(clusters: dict[str, Any]) -> dict[str, str]:
         return {}
     lines = {"accuracy with uniform clusters": f"{100 * clusters['uniform_assignment_accuracy']:.2f} %"}
     for s in clusters["stages"]:
-        lines[f"clusters in use, stage {s['stage']}"] = f"{s['in_use']} of {s['clusters']} (effective {s['effective']}, different rows {s['rank']})"
+        lines[f"clusters in use, stage {s['stage']}"] = (
+            f"{s['in_use']} of {s['clusters']} (effective {s['effective']}, different rows {s['rank']})"
+        )
     return lines

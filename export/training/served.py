@@ -1,4 +1,5 @@
-"""Pictures for evaluation, read exactly as the server reads them: its own decoder and its own preprocessing, so that what is scored is what is served."""
+"""Pictures for evaluation, read exactly as the server reads them: its own decoder and its own preprocessing,
+so that what is scored is what is served."""
 
 from __future__ import annotations
 
@@ -15,10 +16,12 @@ from .data import IMAGENETTE, DataError, Pictures, Source, list_folder, open_pac
 
 
 def read(path: Path, labels: tuple[str, ...], preprocessing: Preprocessing) -> Pictures:
-    """A .npz pack, or a folder with one sub-folder a class, as the network's input (n, H, W, 3) uint8 with labels that index `labels`.
+    """A .npz pack, or a folder with one sub-folder a class, as the network's input (n, H, W, 3) uint8 with
+    labels that index `labels`.
 
-    A folder that holds packs answers with the one test or validation pack whose classes are the model's. Class folders are matched by name; WordNet ids
-    of Imagenette count as names. Files that the server would refuse are skipped and listed. DataError where classes do not fit or nothing is readable.
+    A folder that holds packs answers with the one test or validation pack whose classes are the model's.
+    Class folders are matched by name; WordNet ids of Imagenette count as names. Files that the server would
+    refuse are skipped and listed. DataError where classes do not fit or nothing is readable.
     """
     if path.is_file():
         sources, numbers, classes = open_pack(path)
@@ -29,7 +32,10 @@ def read(path: Path, labels: tuple[str, ...], preprocessing: Preprocessing) -> P
         folders = list_folder(path / "val" if (path / "val").is_dir() else path)
         classes = tuple(IMAGENETTE.get(p.name, p.name) for p in folders)
         files = [(number, p) for number, folder in enumerate(folders) for p in picture_files(folder)]
-        sources, numbers = [p.read_bytes() for _, p in files], np.array([number for number, _ in files], np.int64)
+        sources, numbers = (
+            [p.read_bytes() for _, p in files],
+            np.array([number for number, _ in files], np.int64),
+        )
         names = [p.relative_to(path).as_posix() for _, p in files]
     own = _match(classes, labels, path)
     with ThreadPoolExecutor() as pool:
@@ -54,11 +60,14 @@ def prepare(source: Source, preprocessing: Preprocessing) -> np.ndarray | str:
 
 
 def _match(classes: tuple[str, ...], labels: tuple[str, ...], path: Path) -> np.ndarray:
-    """The model's class id of each of the data's classes; names are compared without regard to case, spaces and underscores."""
+    """The model's class id of each of the data's classes; names are compared without regard to case, spaces
+    and underscores."""
     ids = {_plain(label): i for i, label in enumerate(labels)}
     if missing := [name for name in classes if _plain(name) not in ids]:
         known = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")
-        raise DataError(f"{path} has the class {missing[0]!r}, which the model does not know; it knows {known}")
+        raise DataError(
+            f"{path} has the class {missing[0]!r}, which the model does not know; it knows {known}"
+        )
     return np.array([ids[_plain(name)] for name in classes], np.int64)
 
 
@@ -74,6 +83,10 @@ def _test_pack(folder: Path, packs: list[Path], labels: tuple[str, ...]) -> Path
                 if "classes" in content and {str(c) for c in content["classes"]} == set(labels):
                     fitting.append(pack)
     if len(fitting) != 1:
-        found = f"{len(fitting)} of its packs fit ({', '.join(p.name for p in fitting)})" if fitting else "none of its packs has the model's classes"
+        found = (
+            f"{len(fitting)} of its packs fit ({', '.join(p.name for p in fitting)})"
+            if fitting
+            else "none of its packs has the model's classes"
+        )
         raise DataError(f"{folder}: {found}; name one .npz, or a folder with one sub-folder a class")
     return fitting[0]

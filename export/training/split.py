@@ -1,4 +1,5 @@
-"""Which pictures are held out for selection, temperature and calibration; for a user's own folder the choice is written down and kept."""
+"""Which pictures are held out for selection, temperature and calibration; for a user's own folder the choice
+is written down and kept."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ def tail(pictures: Pictures, share: float) -> tuple[Pictures, Pictures]:
 
 
 def stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Rows to hold out: about `share` of every class, at least one and never all; a class of a single picture stays in training."""
+    """Rows to hold out: about `share` of every class, at least one and never all; a class of a single picture
+    stays in training."""
     rng = np.random.default_rng(seed)
     chosen: list[int] = []
     for label in np.unique(labels):
@@ -28,14 +30,18 @@ def stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 
 def split_folder(folder: Path, size: int, record: Path, share: float, seed: int) -> tuple[Pictures, Pictures]:
-    """(train, held out) of a user's folder: its own train/ and val/ where both are there, else a split written to `record` as JSON and reused from it.
+    """(train, held out) of a user's folder: its own train/ and val/ where both are there, else a split
+    written to `record` as JSON and reused from it.
 
     Pictures added to the folder since the split was written are trained on; pictures removed since are gone.
     """
     if (folder / "train").is_dir() and (folder / "val").is_dir():
         train, held_out = read_folder(folder / "train", size), read_folder(folder / "val", size)
         if train.classes != held_out.classes:
-            raise DataError(f"{folder}: train/ and val/ have different classes ({', '.join(set(train.classes) ^ set(held_out.classes))})")
+            raise DataError(
+                f"{folder}: train/ and val/ have different classes "
+                f"({', '.join(set(train.classes) ^ set(held_out.classes))})"
+            )
         return train, held_out
     pictures = read_folder(folder, size)
     if record.is_file():
@@ -48,6 +54,12 @@ def split_folder(folder: Path, size: int, record: Path, share: float, seed: int)
     rest = np.setdiff1d(np.arange(len(pictures)), rows)
     train, held_out = pictures.take(rest), pictures.take(rows)
     record.parent.mkdir(parents=True, exist_ok=True)
-    text = {"folder": str(folder), "seed": seed, "train": train.names, "held_out": held_out.names, "skipped": pictures.skipped}
+    text = {
+        "folder": str(folder),
+        "seed": seed,
+        "train": train.names,
+        "held_out": held_out.names,
+        "skipped": pictures.skipped,
+    }
     record.write_text(json.dumps(text, indent=1, ensure_ascii=False))
     return Pictures(train.images, train.labels, train.classes, train.names, pictures.skipped), held_out

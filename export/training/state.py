@@ -1,4 +1,5 @@
-"""A run on disk: everything that a killed training needs to go on, written so that a kill never leaves half a file."""
+"""A run on disk: everything that a killed training needs to go on, written so that a kill never leaves half a
+file."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ LAST, BEST, RECIPE = "last.pt", "best.pt", "recipe.json"
 
 @dataclass
 class Run:
-    """The state of a training. epoch: finished ones; seconds: spent training; best: highest held-out accuracy; history: one line an epoch."""
+    """The state of a training. epoch: finished ones; seconds: spent training; best: highest held-out
+    accuracy; history: one line an epoch."""
 
     model: PaCaViT
     ema: PaCaViT
@@ -70,26 +72,34 @@ def resume(run: Run, path: Path) -> None:
 
 
 def check_same(folder: Path, settings: dict[str, Any]) -> None:
-    """Writes `settings` to recipe.json, or, where a run is there already, checks that it is of the same settings; DataError names what differs."""
+    """Writes `settings` to recipe.json, or, where a run is there already, checks that it is of the same
+    settings; DataError names what differs."""
     path, text = folder / RECIPE, json.dumps(settings, indent=1)
     if (folder / LAST).is_file() and path.is_file():
         differing = _differences(json.loads(path.read_text()), json.loads(text))
         if differing:
             raise DataError(
-                f"{folder} holds a run with other settings ({', '.join(differing)}); choose another --out, or give the same options to resume it"
+                f"{folder} holds a run with other settings ({', '.join(differing)}); choose another --out, "
+                "or give the same options to resume it"
             )
     path.write_text(text)
 
 
 def _differences(old: Any, new: Any, where: str = "") -> list[str]:
-    """Where two JSON values differ, as far as the old one goes: settings that are new since count as unchanged."""
+    """Where two JSON values differ, as far as the old one goes: settings that are new since count as
+    unchanged."""
     if isinstance(old, dict) and isinstance(new, dict):
-        return [line for key in old for line in _differences(old[key], new.get(key), f"{where}.{key}" if where else key)]
+        return [
+            line
+            for key in old
+            for line in _differences(old[key], new.get(key), f"{where}.{key}" if where else key)
+        ]
     return [] if old == new else [f"{where} was {json.dumps(old)}"]
 
 
 def best_weights(folder: Path) -> tuple[PaCaConfig, dict[str, torch.Tensor], int]:
-    """Config, weights and epoch of the best EMA of the run in `folder`; of the last one where no best was kept. DataError where there is no run."""
+    """Config, weights and epoch of the best EMA of the run in `folder`; of the last one where no best was
+    kept. DataError where there is no run."""
     path = next((folder / name for name in (BEST, LAST) if (folder / name).is_file()), None)
     if path is None or not (folder / RECIPE).is_file():
         raise DataError(f"{folder} holds no training run ({LAST} and {RECIPE})")

@@ -1,7 +1,8 @@
-"""Who may work: a bounded number of pictures past their upload, a memory watermark, one deadline each, and no work for a caller who left.
+"""Who may work: a bounded number of pictures past their upload, a memory watermark, one deadline each, and no
+work for a caller who left.
 
-The engine's own queue is bounded by `batcher`; this bound stands before it and is the narrower one, so that a refusal costs neither the reading of a body
-nor a decode, and what was admitted is not refused half way.
+The engine's own queue is bounded by `batcher`; this bound stands before it and is the narrower one, so that a
+refusal costs neither the reading of a body nor a decode, and what was admitted is not refused half way.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Admission:
 
     @asynccontextmanager
     async def work(self, limit: int, pictures: int = 1) -> AsyncIterator[None]:
-        """Counts a request's pictures as at work; Overloaded where there is no room. The last one admitted may pass the limit: it is served whole."""
+        """Counts a request's pictures as at work; Overloaded where there is no room. The last one admitted
+        may pass the limit: it is served whole."""
         self.check(limit)
         self.working += pictures
         try:
@@ -54,32 +56,43 @@ class Admission:
 
 
 def memory_used(cgroup: Path = CGROUP) -> float:
-    """Part of the container's memory limit in use, page cache that can be dropped left out; 0 where there is no limit."""
+    """Part of the container's memory limit in use, page cache that can be dropped left out; 0 where there is
+    no limit."""
     try:
         limit = (cgroup / "memory.max").read_text().strip()
         if limit == "max":
             return 0.0
         used = int((cgroup / "memory.current").read_text())
-        cache = next(int(line.split()[1]) for line in (cgroup / "memory.stat").read_text().splitlines() if line.startswith("inactive_file "))
+        cache = next(
+            int(line.split()[1])
+            for line in (cgroup / "memory.stat").read_text().splitlines()
+            if line.startswith("inactive_file ")
+        )
         return (used - cache) / int(limit)
     except (OSError, ValueError, StopIteration, ZeroDivisionError):
         return 0.0
 
 
 async def finish(work: Coroutine[Any, Any, T], receive: Receive, deadline: float) -> T:
-    """The result of `work`, unless the deadline (`time.monotonic()` seconds) passes or the caller hangs up first: then the work is cancelled.
+    """The result of `work`, unless the deadline (`time.monotonic()` seconds) passes or the caller hangs up
+    first: then the work is cancelled.
 
     The body must have been read: the only message left to receive is the disconnect.
     """
     task: asyncio.Task[T] = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnect(receive))
     try:
-        await asyncio.wait((task, gone), timeout=max(0.0, deadline - time.monotonic()), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            (task, gone), timeout=max(0.0, deadline - time.monotonic()), return_when=asyncio.FIRST_COMPLETED
+        )
         if task.done():
             return task.result()
         if gone.done():
             raise ClientGone("the client went away before its answer was ready")
-        raise DeadlineExceeded("the deadline passed before the answer was ready; send fewer requests at once, or raise PACA_DEADLINE_MS")
+        raise DeadlineExceeded(
+            "the deadline passed before the answer was ready; send fewer requests at once, or raise "
+            "PACA_DEADLINE_MS"
+        )
     finally:
         gone.cancel()
         if not task.done():

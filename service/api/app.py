@@ -1,4 +1,5 @@
-"""`create_app`: the ASGI application, whole. Runs under our `server`, under any other ASGI server, and inside Ray Serve."""
+"""`create_app`: the ASGI application, whole. Runs under our `server`, under any other ASGI server, and inside
+Ray Serve."""
 
 from __future__ import annotations
 
@@ -36,7 +37,14 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
     spans = tracing() if settings.otel else None
     prefix = settings.root_path.rstrip("/")
     middleware = [
-        Middleware(Edge, metrics, root_path=prefix, is_draining=lambda: registry.draining, keys=keys, annotate=spans.annotate if spans else None)
+        Middleware(
+            Edge,
+            metrics,
+            root_path=prefix,
+            is_draining=lambda: registry.draining,
+            keys=keys,
+            annotate=spans.annotate if spans else None,
+        )
     ]
     if settings.cors_origins:
         middleware.insert(0, _cors(settings.cors_origins))
@@ -77,7 +85,8 @@ def _cors(origins: list[str]) -> Middleware:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Loads in the background, so that the process says why it is not ready instead of refusing connections."""
+    """Loads in the background, so that the process says why it is not ready instead of refusing
+    connections."""
     shared = state(app)
 
     async def start() -> None:

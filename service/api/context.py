@@ -1,4 +1,5 @@
-"""What is known of one request on its way through the edge: who it is, what happened to it. Written by many, read by the log and the metrics."""
+"""What is known of one request on its way through the edge: who it is, what happened to it. Written by many,
+read by the log and the metrics."""
 
 from __future__ import annotations
 
@@ -13,12 +14,15 @@ from starlette.types import Scope
 from ..results import Timings
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(-.*)?"
+)
 
 
 @dataclass
 class Context:
-    """One request. started: `time.monotonic()` seconds. model: name and version that answered. error: why it was refused, if so."""
+    """One request. started: `time.monotonic()` seconds. model: name and version that answered. error: why it
+    was refused, if so."""
 
     request_id: str
     trace_id: str | None
@@ -36,15 +40,27 @@ class Context:
         """From the request's X-Request-ID and W3C traceparent; a missing or unusable id is made."""
         given = headers.get("x-request-id", "")
         trace = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
-        return cls(given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16), trace and trace[1], time.monotonic())
+        return cls(
+            given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16),
+            trace and trace[1],
+            time.monotonic(),
+        )
 
     @property
     def server_timing(self) -> str | None:
-        """The header of that name, from the numbers of `timings_ms`; of several pictures the slowest of each step."""
+        """The header of that name, from the numbers of `timings_ms`; of several pictures the slowest of each
+        step."""
         if not self.timings:
             return None
-        steps = {name: max(getattr(t, name) for t in self.timings) for name in ("decode", "queue", "inference", "explain", "render", "total")}
-        return ", ".join(f"{name};dur={value:.3f}" for name, value in steps.items() if value or name not in ("explain", "render"))
+        steps = {
+            name: max(getattr(t, name) for t in self.timings)
+            for name in ("decode", "queue", "inference", "explain", "render", "total")
+        }
+        return ", ".join(
+            f"{name};dur={value:.3f}"
+            for name, value in steps.items()
+            if value or name not in ("explain", "render")
+        )
 
 
 def context(scope: Scope) -> Context:

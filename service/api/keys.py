@@ -1,4 +1,5 @@
-"""API keys: read once from a file with one key a line, compared in constant time. Three ways to send one, all of them standard."""
+"""API keys: read once from a file with one key a line, compared in constant time. Three ways to send one, all
+of them standard."""
 
 from __future__ import annotations
 
@@ -19,27 +20,37 @@ class ApiKeys:
     """The accepted keys, kept as digests."""
 
     def __init__(self, file: Path) -> None:
-        """Empty lines and lines that start with # are skipped; CannotStart where no key is left or the file cannot be read."""
+        """Empty lines and lines that start with # are skipped; CannotStart where no key is left or the file
+        cannot be read."""
         try:
             lines = file.read_text("utf-8").splitlines()
         except (OSError, UnicodeDecodeError):
-            raise CannotStart(f"the API key file {file} cannot be read; PACA_API_KEYS names a UTF-8 file with one key a line") from None
+            raise CannotStart(
+                f"the API key file {file} cannot be read; PACA_API_KEYS names a UTF-8 file with one key a "
+                "line"
+            ) from None
         keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
         if not keys:
-            raise CannotStart(f"the API key file {file} holds no key; put one key a line, or unset PACA_API_KEYS")
+            raise CannotStart(
+                f"the API key file {file} holds no key; put one key a line, or unset PACA_API_KEYS"
+            )
         self._digests = [_digest(key.encode()) for key in keys]
 
     def check(self, path: str, headers: Headers) -> None:
-        """Unauthorized unless the path is open to all or a right key came with the request. Every key is compared, equal or not."""
+        """Unauthorized unless the path is open to all or a right key came with the request. Every key is
+        compared, equal or not."""
         if path in OPEN_PATHS:
             return
         given = _digest(_presented(headers))
         if not sum(hmac.compare_digest(given, digest) for digest in self._digests):
-            raise Unauthorized("this server wants an API key: send it as `Authorization: Bearer <key>` or in `X-API-Key`")
+            raise Unauthorized(
+                "this server wants an API key: send it as `Authorization: Bearer <key>` or in `X-API-Key`"
+            )
 
 
 def _presented(headers: Headers) -> bytes:
-    """The key of `X-API-Key`, `Authorization: Bearer`, or the password of `Authorization: Basic`, which a browser can ask a person for."""
+    """The key of `X-API-Key`, `Authorization: Bearer`, or the password of `Authorization: Basic`, which a
+    browser can ask a person for."""
     if key := headers.get("x-api-key"):
         return key.encode("latin-1")
     scheme, _, value = headers.get("authorization", "").partition(" ")

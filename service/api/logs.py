@@ -1,4 +1,5 @@
-"""Log lines: JSON for collectors, plain text for people; one line each, with whatever a client sent escaped and short."""
+"""Log lines: JSON for collectors, plain text for people; one line each, with whatever a client sent escaped
+and short."""
 
 from __future__ import annotations
 
@@ -11,10 +12,16 @@ LONGEST = 200  # characters of any text a client chose
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line. ASCII only: control characters, line breaks and odd encodings arrive escaped."""
+    """One JSON object a line. ASCII only: control characters, line breaks and odd encodings arrive
+    escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = {"time": _time(record), "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()[:2000]}
+        line = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage()[:2000],
+        }
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)[-4000:]
@@ -32,7 +39,9 @@ class Console(logging.Formatter):
 
 
 def _time(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return (
+        datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    )
 
 
 def bounded(text: str) -> str:
@@ -41,10 +50,16 @@ def bounded(text: str) -> str:
 
 
 def configure(log_format: str, level: str) -> None:
-    """Sends every logger of the process to standard error in one format. A log that cannot be written (disk full, pipe closed) stops nothing."""
+    """Sends every logger of the process to standard error in one format. A log that cannot be written (disk
+    full, pipe closed) stops nothing."""
     logging.raiseExceptions = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if log_format == "json" else Console())
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    for name, least in {"uvicorn": "WARNING", "asyncio": "WARNING", "python_multipart": "ERROR", "PIL": "WARNING"}.items():
+    for name, least in {
+        "uvicorn": "WARNING",
+        "asyncio": "WARNING",
+        "python_multipart": "ERROR",
+        "PIL": "WARNING",
+    }.items():
         logging.getLogger(name).setLevel(least)

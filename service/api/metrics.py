@@ -1,7 +1,8 @@
 """Every Prometheus metric, by name. The core returns timings and knows no metric; here they are observed.
 
-Every series exists from the start, so that no request, whatever it says, can add one: labels are route templates, statuses and loaded models only.
-With several workers each process writes its numbers into files of PROMETHEUS_MULTIPROC_DIR and any of them answers for all.
+Every series exists from the start, so that no request, whatever it says, can add one: labels are route
+templates, statuses and loaded models only. With several workers each process writes its numbers into files of
+PROMETHEUS_MULTIPROC_DIR and any of them answers for all.
 """
 
 from __future__ import annotations
@@ -10,7 +11,15 @@ import logging
 import os
 from weakref import WeakKeyDictionary
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from ..errors import PacaError
@@ -23,7 +32,16 @@ disable_created_metrics()  # no dashboard wants a second series for each counter
 access = logging.getLogger("paca.access")
 OTHER = "other"
 ENDPOINTS = ("/classify", "/explain", "/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")
-QUIET = ("/models", "/models/{name}", "/healthz", "/readyz", "/metrics", "/v2/*", "/docs", OTHER)  # counted, not timed
+QUIET = (
+    "/models",
+    "/models/{name}",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/v2/*",
+    "/docs",
+    OTHER,
+)  # counted, not timed
 CODES = sorted({200, UNFORESEEN[0], *(status for status, _ in STATUS.values())})
 REASONS = sorted({kind_of(kind("")) for kind in STATUS})
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -35,16 +53,42 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = r = CollectorRegistry()
-        self.requests = Counter("paca_requests", "Requests answered, by route and status.", ["endpoint", "code"], registry=r)
-        self.request_seconds = Histogram("paca_request_seconds", "Seconds from headers to answer.", ["endpoint"], buckets=SECONDS, registry=r)
+        self.requests = Counter(
+            "paca_requests", "Requests answered, by route and status.", ["endpoint", "code"], registry=r
+        )
+        self.request_seconds = Histogram(
+            "paca_request_seconds",
+            "Seconds from headers to answer.",
+            ["endpoint"],
+            buckets=SECONDS,
+            registry=r,
+        )
         self.rejected = Counter("paca_rejected", "Requests refused, by reason.", ["reason"], registry=r)
-        self.cancelled = Counter("paca_cancelled", "Requests whose caller left before the answer.", registry=r)
-        self.reload_failures = Counter("paca_reload_failures", "New model versions that could not be loaded.", registry=r)
-        self.inferred = Counter("paca_inferred", "Pictures that went through the model.", ["model"], registry=r)
-        self.dropped = Counter("paca_dropped", "Pictures that did not, because their caller had left.", ["model"], registry=r)
-        self.in_flight = Gauge("paca_in_flight", "Requests being answered.", registry=r, multiprocess_mode="livesum")
-        self.queue_depth = Gauge("paca_queue_depth", "Pictures waiting for the engine.", ["model"], registry=r, multiprocess_mode="livesum")
-        self.ready = Gauge("paca_ready", "Server processes that are ready.", registry=r, multiprocess_mode="livesum")
+        self.cancelled = Counter(
+            "paca_cancelled", "Requests whose caller left before the answer.", registry=r
+        )
+        self.reload_failures = Counter(
+            "paca_reload_failures", "New model versions that could not be loaded.", registry=r
+        )
+        self.inferred = Counter(
+            "paca_inferred", "Pictures that went through the model.", ["model"], registry=r
+        )
+        self.dropped = Counter(
+            "paca_dropped", "Pictures that did not, because their caller had left.", ["model"], registry=r
+        )
+        self.in_flight = Gauge(
+            "paca_in_flight", "Requests being answered.", registry=r, multiprocess_mode="livesum"
+        )
+        self.queue_depth = Gauge(
+            "paca_queue_depth",
+            "Pictures waiting for the engine.",
+            ["model"],
+            registry=r,
+            multiprocess_mode="livesum",
+        )
+        self.ready = Gauge(
+            "paca_ready", "Server processes that are ready.", registry=r, multiprocess_mode="livesum"
+        )
         self.info = Gauge(
             "paca_model_info",
             "Models: 1 while loaded, with the provider in use.",
@@ -53,7 +97,9 @@ class Metrics:
             multiprocess_mode="livemax",
         )
         self._steps = {
-            step: Histogram(f"paca_{step}_seconds", f"Seconds of {words}.", ["model"], buckets=SECONDS, registry=r)
+            step: Histogram(
+                f"paca_{step}_seconds", f"Seconds of {words}.", ["model"], buckets=SECONDS, registry=r
+            )
             for step, words in {
                 "decode": "decoding and preprocessing one picture",
                 "queue": "waiting for the engine",
@@ -62,7 +108,11 @@ class Metrics:
             }.items()
         }
         self.batch_size = Histogram(
-            "paca_batch_size", "Pictures in the run that answered, one sample a picture.", ["model"], buckets=BATCHES, registry=r
+            "paca_batch_size",
+            "Pictures in the run that answered, one sample a picture.",
+            ["model"],
+            buckets=BATCHES,
+            registry=r,
         )
         self._seen: WeakKeyDictionary[object, dict[Counter, int]] = WeakKeyDictionary()
         self._shown: set[tuple[str, ...]] = set()
@@ -87,7 +137,16 @@ class Metrics:
     def refused(self, error: PacaError, context: Context) -> None:
         """Counts a request that was refused before it had a route."""
         self.request(OTHER, context, 0.0)
-        access.info("request", extra={"fields": {"request_id": context.request_id, "status": context.status, "reason": kind_of(error)}})
+        access.info(
+            "request",
+            extra={
+                "fields": {
+                    "request_id": context.request_id,
+                    "status": context.status,
+                    "reason": kind_of(error),
+                }
+            },
+        )
 
     def refusal(self, error: Exception) -> None:
         if status_of(error)[0] == 499:
@@ -141,4 +200,10 @@ def endpoint_of(template: str) -> str:
     """A route's path as the label it is counted under."""
     if template in ENDPOINTS or template in QUIET:
         return template
-    return "/v2/*" if template.startswith("/v2") else "/docs" if template.startswith(("/docs", "/openapi")) else OTHER
+    return (
+        "/v2/*"
+        if template.startswith("/v2")
+        else "/docs"
+        if template.startswith(("/docs", "/openapi"))
+        else OTHER
+    )

@@ -1,4 +1,5 @@
-"""Around every request: its id, the API key, security headers, Server-Timing, one log line and the metrics; and the last word on errors.
+"""Around every request: its id, the API key, security headers, Server-Timing, one log line and the metrics;
+and the last word on errors.
 
 Plain ASGI, because a middleware that copies streams would hide a caller's hanging up from the handler.
 """
@@ -24,8 +25,9 @@ log = logging.getLogger("paca.api")
 
 
 class Edge:
-    """The outermost layer. root_path: the prefix under which a proxy shows this server. is_draining: whether connections should end with the answer, so
-    that clients go elsewhere. annotate: writes what happened into a trace."""
+    """The outermost layer. root_path: the prefix under which a proxy shows this server. is_draining: whether
+    connections should end with the answer, so that clients go elsewhere. annotate: writes what happened into
+    a trace."""
 
     def __init__(
         self,
@@ -77,7 +79,10 @@ class Edge:
         except problems.Unauthorized as error:
             await problems.response(error, scope)(scope, receive, stamped)
         except Exception as error:
-            log.exception("a request failed in a way nobody foresaw", extra={"fields": {"request_id": context.request_id}})
+            log.exception(
+                "a request failed in a way nobody foresaw",
+                extra={"fields": {"request_id": context.request_id}},
+            )
             if not answered:
                 await problems.response(error, scope)(scope, receive, stamped)
         finally:
@@ -90,7 +95,11 @@ class Edge:
             self.annotate(context)
         template = getattr(scope.get("route"), "path", "")
         self.metrics.request(template, context, seconds)
-        level = logging.DEBUG if template in ("/healthz", "/readyz", "/metrics") and context.status == 200 else logging.INFO
+        level = (
+            logging.DEBUG
+            if template in ("/healthz", "/readyz", "/metrics") and context.status == 200
+            else logging.INFO
+        )
         if access.isEnabledFor(level):
             fields = {
                 "request_id": context.request_id,
@@ -106,4 +115,8 @@ class Edge:
                 "pictures": context.pictures,
                 "reason": problems.kind_of(context.error) if context.error else None,
             }
-            access.log(level, "request", extra={"fields": {name: value for name, value in fields.items() if value not in (None, "")}})
+            access.log(
+                level,
+                "request",
+                extra={"fields": {name: value for name, value in fields.items() if value not in (None, "")}},
+            )

@@ -1,6 +1,8 @@
-"""multipart/form-data out of a body that is already in memory and bounded: parts named `file` are pictures, the others are parameters.
+"""multipart/form-data out of a body that is already in memory and bounded: parts named `file` are pictures,
+the others are parameters.
 
-`python-multipart` does the parsing; this file sets the limits on parts, headers and fields and says what is wrong.
+`python-multipart` does the parsing; this file sets the limits on parts, headers and fields and says what is
+wrong.
 """
 
 from __future__ import annotations
@@ -21,19 +23,28 @@ MAX_HEADERS = 8  # of one part
 MAX_HEADER_BYTES = 8192
 
 
-def parse_multipart(body: bytes, content_type: str, max_images: int) -> tuple[list[bytes], dict[str, list[str]]]:
-    """(pictures in order, form fields by name); MalformedRequest says what cannot be read, TooLarge which limit was broken."""
+def parse_multipart(
+    body: bytes, content_type: str, max_images: int
+) -> tuple[list[bytes], dict[str, list[str]]]:
+    """(pictures in order, form fields by name); MalformedRequest says what cannot be read, TooLarge which
+    limit was broken."""
     _, options = parse_options_header(content_type)
     boundary = options.get(b"boundary", b"")
     if not boundary:
-        raise MalformedRequest("multipart/form-data without a boundary; let your HTTP library write the Content-Type")
+        raise MalformedRequest(
+            "multipart/form-data without a boundary; let your HTTP library write the Content-Type"
+        )
     parts = _Parts(max_images)
     try:
-        parser = MultipartParser(boundary, parts.callbacks(), max_header_count=MAX_HEADERS, max_header_size=MAX_HEADER_BYTES)
+        parser = MultipartParser(
+            boundary, parts.callbacks(), max_header_count=MAX_HEADERS, max_header_size=MAX_HEADER_BYTES
+        )
         parser.write(body)
         parser.finalize()
     except FormParserError:
-        raise MalformedRequest("the multipart body cannot be read; is the boundary right and every part complete?") from None
+        raise MalformedRequest(
+            "the multipart body cannot be read; is the boundary right and every part complete?"
+        ) from None
     if not parts.finished:
         raise MalformedRequest("the multipart body ends before its last boundary")
     if not parts.files:
@@ -86,7 +97,11 @@ class _Parts:
         self.name = options[b"name"].decode("utf-8", "replace")
         if self.name == "file":
             if len(self.files) == self.max_images:
-                raise TooLarge(f"more than {self.max_images} pictures in one request", limit="max_images", value=self.max_images)
+                raise TooLarge(
+                    f"more than {self.max_images} pictures in one request",
+                    limit="max_images",
+                    value=self.max_images,
+                )
         elif b"filename" in options:
             raise MalformedRequest("a picture's part must be named `file`")
         elif len(self.fields) == MAX_FIELDS:
@@ -95,7 +110,11 @@ class _Parts:
     def _data(self, data: bytes, start: int, end: int) -> None:
         self.size += end - start
         if self.name != "file" and self.size > MAX_FIELD_BYTES:
-            raise TooLarge(f"a form field is longer than {MAX_FIELD_BYTES} bytes", limit="max_field_bytes", value=MAX_FIELD_BYTES)
+            raise TooLarge(
+                f"a form field is longer than {MAX_FIELD_BYTES} bytes",
+                limit="max_field_bytes",
+                value=MAX_FIELD_BYTES,
+            )
         self.chunks.append(data[start:end])
 
     def _end(self) -> None:

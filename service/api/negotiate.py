@@ -8,14 +8,17 @@ from .problems import NotAcceptable
 
 
 def choose(accept: str | None, offers: Sequence[str]) -> str:
-    """The offered media type (first = default) that `Accept` gives the highest q, the most specific range deciding each; NotAcceptable where none has any."""
+    """The offered media type (first = default) that `Accept` gives the highest q, the most specific range
+    deciding each; NotAcceptable where none has any."""
     if not accept or accept.strip() == "*/*":
         return offers[0]
     ranges = [_range(item) for item in accept[:2000].split(",") if item.strip()]
     weights = {offer: _weight(offer, ranges) for offer in offers}
     best = max(offers, key=lambda offer: weights[offer])
     if weights[best] <= 0:
-        raise NotAcceptable(f"nothing this request accepts can be answered here; there is: {', '.join(offers)}")
+        raise NotAcceptable(
+            f"nothing this request accepts can be answered here; there is: {', '.join(offers)}"
+        )
     return best
 
 

@@ -23,16 +23,23 @@ class Health(BaseModel):
 
 
 class Input(BaseModel):
-    kind: str = Field(description="What the graph takes: uint8 (B, H, W, 3) or float32 (B, 3, H, W).", examples=["uint8"])
+    kind: str = Field(
+        description="What the graph takes: uint8 (B, H, W, 3) or float32 (B, 3, H, W).", examples=["uint8"]
+    )
     size: tuple[int, int] = Field(description="Height and width in pixels.", examples=[[128, 128]])
     dynamic_size: bool = Field(description="Whether other sizes work too.", examples=[False])
-    resize: str = Field(description="`stretch` = the whole picture, `shortest` = the shorter side, then the centre.", examples=["stretch"])
+    resize: str = Field(
+        description="`stretch` = the whole picture, `shortest` = the shorter side, then the centre.",
+        examples=["stretch"],
+    )
 
 
 class Stage(BaseModel):
     stage: int = Field(description="From 1.", examples=[2])
     grid: tuple[int, int] = Field(description="Rows and columns of patches.", examples=[[8, 8]])
-    clusters: int = Field(description="Clusters the stage computes, 0 where it does not cluster.", examples=[49])
+    clusters: int = Field(
+        description="Clusters the stage computes, 0 where it does not cluster.", examples=[49]
+    )
 
 
 class ModelInfo(BaseModel):
@@ -47,10 +54,13 @@ class ModelInfo(BaseModel):
     input: Input
     stages: list[Stage]
     methods: list[str] = Field(
-        description="Ways of explaining that this model offers, the default first.", examples=[["focus", "cam", "fine", "grouping"]]
+        description="Ways of explaining that this model offers, the default first.",
+        examples=[["focus", "cam", "fine", "grouping"]],
     )
     parameters: int = Field(description="Number of weights.", examples=[1_000_000])
-    labels: list[str] = Field(description="Class names; the position is the class id.", examples=[["tench", "golf ball"]])
+    labels: list[str] = Field(
+        description="Class names; the position is the class id.", examples=[["tench", "golf ball"]]
+    )
     accuracy: dict[str, Any] = Field(description="Measured figures, where known.")
 
 
@@ -66,7 +76,8 @@ async def alive() -> Response:
 
 @router.get("/readyz", tags=["Operations"], response_model=Health, responses=openapi.errors(503))
 async def ready(request: Request) -> Response:
-    """Whether requests are answered: 200 after loading, self-test and warm-up; 503 with the reason before, and from the first moment of a shutdown."""
+    """Whether requests are answered: 200 after loading, self-test and warm-up; 503 with the reason before,
+    and from the first moment of a shutdown."""
     registry = state(request.app).registry
     is_ready, reason = registry.ready
     if not is_ready:
@@ -86,7 +97,9 @@ async def model(request: Request) -> ModelInfo:
     """One model."""
     registry, name = state(request.app).registry, request.path_params["name"]
     registry.get(name)  # says what there is
-    return next(describe(status, registry.default_model) for status in registry.models() if status.name == name)
+    return next(
+        describe(status, registry.default_model) for status in registry.models() if status.name == name
+    )
 
 
 @router.get("/metrics", tags=["Operations"], responses=openapi.text() | openapi.errors(404))
@@ -112,7 +125,12 @@ def describe(status: ModelStatus, default: str | None) -> ModelInfo:
         provider=predictor.provider,
         precision=predictor.precision,
         sha256=predictor.sha256,
-        input=Input(kind=m.input, size=m.preprocessing.size, dynamic_size=m.dynamic_size, resize=m.preprocessing.resize),
+        input=Input(
+            kind=m.input,
+            size=m.preprocessing.size,
+            dynamic_size=m.dynamic_size,
+            resize=m.preprocessing.resize,
+        ),
         stages=[Stage(stage=s.stage, grid=s.grid, clusters=s.clusters) for s in m.stages],
         methods=["focus", "cam", "fine", "grouping"] if m.explain else ["cam", "grouping"],
         parameters=m.parameters,

@@ -13,9 +13,16 @@ from . import reference
 
 STATIC = Path(__file__).with_name("static")
 # Said here because a slim image has no table of them, and Python's own lacks webp.
-TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".webp": "image/webp"}
+TYPES = {
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+    ".webp": "image/webp",
+}
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src "
+    "'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
 
@@ -25,9 +32,17 @@ def install_demo(app: FastAPI) -> None:
 
     def serve(file: Path) -> Route:
         async def answer(request: Request) -> Response:
-            return FileResponse(file, media_type=TYPES[file.suffix], headers={"Cache-Control": "no-cache", "Content-Security-Policy": POLICY})
+            return FileResponse(
+                file,
+                media_type=TYPES[file.suffix],
+                headers={"Cache-Control": "no-cache", "Content-Security-Policy": POLICY},
+            )
 
-        return Route("/" if file.name == "index.html" else f"/{file.relative_to(STATIC).as_posix()}", answer, methods=["GET"])
+        return Route(
+            "/" if file.name == "index.html" else f"/{file.relative_to(STATIC).as_posix()}",
+            answer,
+            methods=["GET"],
+        )
 
     app.router.routes.extend(serve(file) for file in sorted(STATIC.rglob("*")) if file.is_file())
 

@@ -1,6 +1,8 @@
-"""What a caller asks for, from the query, form fields or JSON `parameters` alike: names, types, ranges and their documentation in one place.
+"""What a caller asks for, from the query, form fields or JSON `parameters` alike: names, types, ranges and
+their documentation in one place.
 
-Whether a class, a stage or a method exists is the model's matter (`Predictor.check_options`); everything else is decided here.
+Whether a class, a stage or a method exists is the model's matter (`Predictor.check_options`); everything else
+is decided here.
 """
 
 from __future__ import annotations
@@ -26,7 +28,11 @@ def _words(value: object) -> object:
     """`render=overlay,mask`, `render=overlay&render=mask` and a JSON list say the same."""
     if isinstance(value, str):
         value = [value]
-    return [word.strip() for item in value for word in (item.split(",") if isinstance(item, str) else [item])] if isinstance(value, list) else value
+    return (
+        [word.strip() for item in value for word in (item.split(",") if isinstance(item, str) else [item])]
+        if isinstance(value, list)
+        else value
+    )
 
 
 def _list(value: object) -> object:
@@ -47,7 +53,8 @@ class ClassifyParameters(BaseModel):
 
     model: Annotated[str, Field(max_length=100)] | None = Field(
         None,
-        description="Which model answers, as NAME or NAME:VERSION. Default: the server's default model, newest version.",
+        description="Which model answers, as NAME or NAME:VERSION. Default: the server's default model, "
+        "newest version.",
         examples=["imagenette"],
     )
     top_k: Int = Field(5, ge=1, le=1000, description="How many classes to answer, best first.", examples=[3])
@@ -59,34 +66,59 @@ class ClassifyParameters(BaseModel):
 class ExplainParameters(ClassifyParameters):
     """Parameters of /explain on top."""
 
-    target: Annotated[list[ClassName | ClassId], BeforeValidator(_list), Field(max_length=MAX_TARGETS)] = Field(
-        [],
-        description="Classes to explain, by name or id, up to 5; give it several times for several. Default: the top class.",
-        examples=[["golf ball"]],
+    target: Annotated[list[ClassName | ClassId], BeforeValidator(_list), Field(max_length=MAX_TARGETS)] = (
+        Field(
+            [],
+            description="Classes to explain, by name or id, up to 5; give it several times for several. "
+            "Default: the top class.",
+            examples=[["golf ball"]],
+        )
     )
     contrast: ClassName | ClassId | None = Field(
-        None, description="A class, or `runner_up`: explain why the target and not this one.", examples=["runner_up"]
+        None,
+        description="A class, or `runner_up`: explain why the target and not this one.",
+        examples=["runner_up"],
     )
     method: Literal["focus", "cam", "fine", "grouping"] | None = Field(
-        None, description="How to explain. Default: `focus` where the model carries its gradient graph, else `cam`.", examples=["cam"]
+        None,
+        description="How to explain. Default: `focus` where the model carries its gradient graph, else "
+        "`cam`.",
+        examples=["cam"],
     )
-    top_clusters: Int = Field(5, ge=0, le=MAX_CLUSTERS, description="How many clusters to answer, strongest first.", examples=[5])
+    top_clusters: Int = Field(
+        5, ge=0, le=MAX_CLUSTERS, description="How many clusters to answer, strongest first.", examples=[5]
+    )
     stage: Annotated[Int, Field(ge=1, le=16)] | None = Field(
-        None, description="Whose clusters to answer: a stage, from 1. Default: the last that clusters.", examples=[4]
+        None,
+        description="Whose clusters to answer: a stage, from 1. Default: the last that clusters.",
+        examples=[4],
     )
     render: Annotated[list[Render], BeforeValidator(_words), Field(max_length=6)] = Field(
-        ["overlay", "clusters"], description="Pictures to make, comma separated or repeated.", examples=[["overlay", "mask"]]
+        ["overlay", "clusters"],
+        description="Pictures to make, comma separated or repeated.",
+        examples=[["overlay", "mask"]],
     )
-    format: Literal["webp", "png", "jpeg"] = Field("webp", description="File format of the pictures.", examples=["png"])
-    colormap: Literal["viridis", "inferno", "magma", "cividis"] = Field("viridis", description="Colours of heatmaps.", examples=["inferno"])
+    format: Literal["webp", "png", "jpeg"] = Field(
+        "webp", description="File format of the pictures.", examples=["png"]
+    )
+    colormap: Literal["viridis", "inferno", "magma", "cividis"] = Field(
+        "viridis", description="Colours of heatmaps.", examples=["inferno"]
+    )
     alpha: Float = Field(0.6, ge=0, le=1, description="Strength of an overlay, 0 to 1.", examples=[0.5])
     size: Literal["original", "model"] | Annotated[Int, Field(ge=16, le=MAX_SIDE)] = Field(
         "original",
-        description=f"Longer side of the pictures: `original` (at most {MAX_SIDE}), `model` (the network's input), or pixels, 16 to {MAX_SIDE}.",
+        description=f"Longer side of the pictures: `original` (at most {MAX_SIDE}), `model` (the network's "
+        f"input), or pixels, 16 to {MAX_SIDE}.",
         examples=[512],
     )
-    arrays: Literal["none", "f16"] = Field("none", description="`f16` adds the heatmap's numbers as base64 float16.", examples=["f16"])
-    effect: bool = Field(False, description="Also answer each cluster's effect on the logit (needs the model's gradient graph).", examples=[True])
+    arrays: Literal["none", "f16"] = Field(
+        "none", description="`f16` adds the heatmap's numbers as base64 float16.", examples=["f16"]
+    )
+    effect: bool = Field(
+        False,
+        description="Also answer each cluster's effect on the logit (needs the model's gradient graph).",
+        examples=[True],
+    )
 
     def options(self, labels: tuple[str, ...]) -> ExplainOptions:
         return ExplainOptions(
@@ -112,7 +144,9 @@ Parameters = TypeVar("Parameters", bound=ClassifyParameters)
 def parse_query(query: bytes) -> dict[str, list[str]]:
     """A query string as name → values; MalformedRequest where it is not one."""
     try:
-        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
+        pairs = parse_qsl(
+            query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS
+        )
     except ValueError:
         raise MalformedRequest("the query string cannot be read; percent-encode it as UTF-8") from None
     return gather(pairs)
@@ -126,17 +160,25 @@ def gather(pairs: list[tuple[str, str]]) -> dict[str, list[str]]:
     return values
 
 
-def parse(kind: type[Parameters], *texts: dict[str, list[str]], values: dict[str, Any] | None = None) -> Parameters:
-    """The parameters of a request, from text sources (query, form) and JSON. A name given twice, unknown, or with a bad value is a BadParameter."""
+def parse(
+    kind: type[Parameters], *texts: dict[str, list[str]], values: dict[str, Any] | None = None
+) -> Parameters:
+    """The parameters of a request, from text sources (query, form) and JSON. A name given twice, unknown, or
+    with a bad value is a BadParameter."""
     lists = {name for name, field in kind.model_fields.items() if isinstance(field.default, list)}
     merged: dict[str, Any] = {}
     for source in (*texts, values or {}):
         for name, value in source.items():
             if name in merged:
-                raise BadParameter(f"{_shown(name)} is given in the query and in the body; give it once", parameter=_shown(name))
+                raise BadParameter(
+                    f"{_shown(name)} is given in the query and in the body; give it once",
+                    parameter=_shown(name),
+                )
             if source is not values and name not in lists:
                 if len(value) > 1:
-                    raise BadParameter(f"{_shown(name)} takes one value, {len(value)} were given", parameter=_shown(name))
+                    raise BadParameter(
+                        f"{_shown(name)} takes one value, {len(value)} were given", parameter=_shown(name)
+                    )
                 value = value[0]
             merged[name] = value
     try:
@@ -149,9 +191,13 @@ def _explained(error: ValidationError, kind: type[BaseModel]) -> BadParameter:
     first = error.errors(include_url=False, include_context=False)[0]
     name = _shown(str(first["loc"][0])) if first["loc"] else "parameters"
     if first["type"] == "extra_forbidden":
-        return BadParameter(f"there is no parameter {name!r}; there are: {', '.join(kind.model_fields)}", parameter=name)
+        return BadParameter(
+            f"there is no parameter {name!r}; there are: {', '.join(kind.model_fields)}", parameter=name
+        )
     messages = (
-        e["msg"].removeprefix("Value error, ") for e in error.errors(include_url=False, include_context=False) if e["loc"][:1] == first["loc"][:1]
+        e["msg"].removeprefix("Value error, ")
+        for e in error.errors(include_url=False, include_context=False)
+        if e["loc"][:1] == first["loc"][:1]
     )
     reasons = dict.fromkeys(message[:1].lower() + message[1:] for message in messages)
     return BadParameter(f"{name}: {', or '.join(reasons)}", parameter=name)

@@ -1,6 +1,8 @@
-"""Errors on the wire: one table from error to status, answered as RFC 9457 problem+json, or `{"error": …}` on Open Inference Protocol paths.
+"""Errors on the wire: one table from error to status, answered as RFC 9457 problem+json, or `{"error": …}` on
+Open Inference Protocol paths.
 
-The core raises `errors.PacaError` and knows no status; errors that only HTTP can have (a path, an `Accept` header, a slow upload) stand here.
+The core raises `errors.PacaError` and knows no status; errors that only HTTP can have (a path, an `Accept`
+header, a slow upload) stand here.
 """
 
 from __future__ import annotations
@@ -83,12 +85,24 @@ def kind_of(error: Exception) -> str:
 
 
 def problem(error: Exception, request_id: str) -> dict[str, Any]:
-    """The RFC 9457 object of an error. Only a PacaError's message is for users; any other error says nothing about itself."""
+    """The RFC 9457 object of an error. Only a PacaError's message is for users; any other error says nothing
+    about itself."""
     status, title = status_of(error)
-    known = isinstance(error, PacaError) and status != UNFORESEEN[0]
-    detail = error.message if known else "the server met an error it did not foresee; the log has it under this request_id"  # type: ignore[attr-defined]
-    extras = {name: value for name, value in error.details.items() if isinstance(value, str | int | float)} if known else {}  # type: ignore[attr-defined]
-    return {"type": f"urn:paca:problem:{kind_of(error)}", "title": title, "status": status, "detail": detail, "request_id": request_id, **extras}
+    detail = "the server met an error it did not foresee; the log has it under this request_id"
+    extras: dict[str, object] = {}
+    if isinstance(error, PacaError) and status != UNFORESEEN[0]:
+        detail = error.message
+        extras = {
+            name: value for name, value in error.details.items() if isinstance(value, str | int | float)
+        }
+    return {
+        "type": f"urn:paca:problem:{kind_of(error)}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "request_id": request_id,
+        **extras,
+    }
 
 
 def headers_of(error: Exception) -> dict[str, str]:

@@ -1,7 +1,9 @@
-"""uvicorn's HTTP protocol under limits: what a hostile or broken client can hold is bounded in bytes and in seconds before the app ever sees it.
+"""uvicorn's HTTP protocol under limits: what a hostile or broken client can hold is bounded in bytes and in
+seconds before the app ever sees it.
 
-A request head has 5 seconds, 16 KiB of headers and 8 KiB of address; a connection that is silent, does not read its answer or keeps sending after
-it is closed. Bodies are `uploads`' business. Refusals are problem documents; after one the connection lingers, so that the client can read it.
+A request head has 5 seconds, 16 KiB of headers and 8 KiB of address; a connection that is silent, does not
+read its answer or keeps sending after it is closed. Bodies are `uploads`' business. Refusals are problem
+documents; after one the connection lingers, so that the client can read it.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._refusal: PacaError | None = None
         self._lingers_until: float | None = None
         if len(self.connections) > MAX_CONNECTIONS:
-            self._refuse(Overloaded("too many connections are open; try again in a moment", reason="connections"))
+            self._refuse(
+                Overloaded("too many connections are open; try again in a moment", reason="connections")
+            )
 
     def data_received(self, data: bytes) -> None:
         if self._lingers_until is not None:
@@ -58,7 +62,9 @@ class GuardedProtocol(HttpToolsProtocol):
             self._stay_http1(data[upgrade.args[0] :])
             return
         except httptools.HttpParserError:
-            self._refuse(self._refusal or MalformedRequest("this is not an HTTP/1.1 request the server can read"))
+            self._refuse(
+                self._refusal or MalformedRequest("this is not an HTTP/1.1 request the server can read")
+            )
             return
         if self._head_since is not None:
             self._head_bytes += len(data) if self._counted else 0
@@ -67,7 +73,8 @@ class GuardedProtocol(HttpToolsProtocol):
                 self._refuse(_address_too_long() if len(self.url) > ADDRESS_BYTES else _headers_too_large())
 
     def _stay_http1(self, rest: bytes) -> None:
-        """A server may ignore the wish for another protocol, which Java's client sends with every request; the parser would lose the body with it."""
+        """A server may ignore the wish for another protocol, which Java's client sends with every request;
+        the parser would lose the body with it."""
         ignored = (b"connection", b"upgrade", b"http2-settings")
         lines = [b"%s: %s" % (name, value) for name, value in self.headers if name not in ignored]
         head = b"\r\n".join([b"%s %s HTTP/1.1" % (self.parser.get_method(), self.url), *lines, b"", b""])
@@ -87,7 +94,9 @@ class GuardedProtocol(HttpToolsProtocol):
             self._refusal = _headers_too_large()
         elif self.parser.get_http_version() not in ("1.0", "1.1"):
             self._refusal = MalformedRequest("this server speaks HTTP/1.1 and HTTP/1.0")
-        elif sum(name == b"host" for name, _ in self.headers) != 1 and self.parser.get_http_version() == "1.1":
+        elif (
+            sum(name == b"host" for name, _ in self.headers) != 1 and self.parser.get_http_version() == "1.1"
+        ):
             self._refusal = MalformedRequest("an HTTP/1.1 request has one Host header")
         elif len(self.pipeline) >= MAX_PIPELINED:
             self._refusal = Overloaded(f"more than {MAX_PIPELINED} requests are waiting on this connection")
@@ -107,28 +116,49 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return
         super().on_message_complete()
-        if self.cycle is not None and self.cycle.response_complete:  # the rest of a request that was answered early: now the connection is idle
+        if (
+            self.cycle is not None and self.cycle.response_complete
+        ):  # the rest of a request that was answered early: now the connection is idle
             self.cycle.more_body = False
             self._unset_keepalive_if_required()
-            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def check(self, now: float) -> None:
         """Closes the connection if its client had its time. now: `time.monotonic()` seconds."""
         unread = self.transport.get_write_buffer_size()
         if not unread or unread != self._unread:
             self._unread, self._read_at = unread, now
-        if now - self._read_at > STALL_SECONDS or (self._lingers_until is not None and now > self._lingers_until):
+        if now - self._read_at > STALL_SECONDS or (
+            self._lingers_until is not None and now > self._lingers_until
+        ):
             self.transport.abort()
-        elif self._head_since is not None and now - self._head_since > HEAD_SECONDS and not self.flow.read_paused:
+        elif (
+            self._head_since is not None
+            and now - self._head_since > HEAD_SECONDS
+            and not self.flow.read_paused
+        ):
             if self._head_bytes:
-                self._refuse(SlowUpload(f"the request's head did not arrive within {HEAD_SECONDS:.0f} seconds", limit="head_seconds"))
+                self._refuse(
+                    SlowUpload(
+                        f"the request's head did not arrive within {HEAD_SECONDS:.0f} seconds",
+                        limit="head_seconds",
+                    )
+                )
             else:
                 self.transport.close()
-        elif self.cycle is not None and self.cycle.response_complete and self.cycle.more_body and now - (self._rest_since or now) > REST_SECONDS:
+        elif (
+            self.cycle is not None
+            and self.cycle.response_complete
+            and self.cycle.more_body
+            and now - (self._rest_since or now) > REST_SECONDS
+        ):
             self.transport.abort()
 
     def _refuse(self, error: PacaError) -> None:
-        """Answers with a problem and closes, unless an answer to an earlier request is still on its way: then that one is the last."""
+        """Answers with a problem and closes, unless an answer to an earlier request is still on its way: then
+        that one is the last."""
         self._lingers_until = time.monotonic() + LINGER_SECONDS
         self._head_since = None
         if self.cycle is not None and not self.cycle.response_complete:
@@ -159,9 +189,13 @@ class GuardedProtocol(HttpToolsProtocol):
 
 def _address_too_long() -> AddressTooLong:
     return AddressTooLong(
-        f"the address is longer than {ADDRESS_BYTES} bytes; send parameters in the body", limit="address_bytes", value=ADDRESS_BYTES
+        f"the address is longer than {ADDRESS_BYTES} bytes; send parameters in the body",
+        limit="address_bytes",
+        value=ADDRESS_BYTES,
     )
 
 
 def _headers_too_large() -> HeadersTooLarge:
-    return HeadersTooLarge(f"the headers are larger than {HEAD_BYTES} bytes", limit="header_bytes", value=HEAD_BYTES)
+    return HeadersTooLarge(
+        f"the headers are larger than {HEAD_BYTES} bytes", limit="header_bytes", value=HEAD_BYTES
+    )

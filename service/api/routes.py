@@ -31,7 +31,9 @@ FORMATS = {"image/webp": "webp", "image/png": "png", "image/jpeg": "jpeg"}
 Result = TypeVar("Result", bound=Classification)
 
 
-@router.post("/classify", **openapi.job(ClassifyParameters, schemas.ClassifyResponse, schemas.SeveralClassified))
+@router.post(
+    "/classify", **openapi.job(ClassifyParameters, schemas.ClassifyResponse, schemas.SeveralClassified)
+)
 async def classify(request: Request) -> Response:
     """The most probable classes of one or more photos."""
     edge = context(request.scope)
@@ -39,11 +41,16 @@ async def classify(request: Request) -> Response:
     upload, parameters, predictor = await _asked(request, ClassifyParameters)
     options = parameters.options(predictor.manifest.labels)
     predictor.check_options(options)
-    answers = await _work(request, upload, predictor, lambda data, deadline: predictor.classify(data, options, deadline))
+    answers = await _work(
+        request, upload, predictor, lambda data, deadline: predictor.classify(data, options, deadline)
+    )
     return _json(edge, upload, answers, schemas.classified)
 
 
-@router.post("/explain", **openapi.job(ExplainParameters, schemas.ExplainResponse, schemas.SeveralExplained, (HTML, *FORMATS)))
+@router.post(
+    "/explain",
+    **openapi.job(ExplainParameters, schemas.ExplainResponse, schemas.SeveralExplained, (HTML, *FORMATS)),
+)
 async def explain(request: Request) -> Response:
     """Predictions, and why: heatmaps, masks and clusters with their share of the evidence."""
     edge = context(request.scope)
@@ -51,19 +58,28 @@ async def explain(request: Request) -> Response:
     choose(accept, (JSON, HTML, *FORMATS))
     upload, parameters, predictor = await _asked(request, ExplainParameters)
     given = parameters.model_fields_set
-    media = choose(accept, (JSON, HTML, *(m for m, f in FORMATS.items() if f == parameters.format or "format" not in given)))
+    media = choose(
+        accept,
+        (JSON, HTML, *(m for m, f in FORMATS.items() if f == parameters.format or "format" not in given)),
+    )
     if upload.several and media != JSON:
-        raise NotAcceptable("several pictures are answered as JSON only; send one, or accept application/json")
+        raise NotAcceptable(
+            "several pictures are answered as JSON only; send one, or accept application/json"
+        )
     if media in FORMATS:
         wishes = {"format": FORMATS[media]} | ({} if "render" in given else {"render": ["overlay"]})
         parameters = parameters.model_copy(update=wishes)
     options = parameters.options(predictor.manifest.labels)
     predictor.check_options(options)
-    answers = await _work(request, upload, predictor, lambda data, deadline: predictor.explain(data, options, deadline))
+    answers = await _work(
+        request, upload, predictor, lambda data, deadline: predictor.explain(data, options, deadline)
+    )
     if media in FORMATS:
         return _picture(_single(answers))
     if media == HTML:
-        return HTMLResponse(render_report(_single(answers)), headers={"Content-Security-Policy": REPORT_POLICY})
+        return HTMLResponse(
+            render_report(_single(answers)), headers={"Content-Security-Policy": REPORT_POLICY}
+        )
     return _json(edge, upload, answers, lambda result, name: schemas.explained(result, name, options.arrays))
 
 
@@ -84,7 +100,9 @@ def _model(app: State, wanted: str | None) -> Predictor:
     return app.registry.get(name or None, version or None)
 
 
-async def _work(request: Request, upload: Upload, predictor: Predictor, ask: Callable[[bytes, float], Awaitable[Result]]) -> list[Result | PacaError]:
+async def _work(
+    request: Request, upload: Upload, predictor: Predictor, ask: Callable[[bytes, float], Awaitable[Result]]
+) -> list[Result | PacaError]:
     """One answer or error for each picture, in order, worked on side by side."""
     app, edge = state(request.app), context(request.scope)
     deadline = time.monotonic() + app.settings.deadline_ms / 1000
@@ -120,13 +138,19 @@ def _single(answers: list[Result | PacaError]) -> Result:
     return answers[0]
 
 
-def _json(edge: Context, upload: Upload, answers: list[Result | PacaError], shape: Callable[[Result, str], Wire]) -> Response:
+def _json(
+    edge: Context, upload: Upload, answers: list[Result | PacaError], shape: Callable[[Result, str], Wire]
+) -> Response:
     if not upload.several:
         return Response(shape(_single(answers), edge.request_id).to_json(), media_type=JSON)
     items = []
     for i, result in enumerate(answers):
         name = f"{edge.request_id}-{i}"
-        items.append(Problem(**problem(result, name)).model_dump_json().encode() if isinstance(result, PacaError) else shape(result, name).to_json())
+        items.append(
+            Problem(**problem(result, name)).model_dump_json().encode()
+            if isinstance(result, PacaError)
+            else shape(result, name).to_json()
+        )
     return Response(b'{"results":[' + b",".join(items) + b"]}", media_type=JSON)
 
 
@@ -135,4 +159,7 @@ def _picture(result: Explained) -> Response:
     for explanation in result.explanations:
         for found in (*explanation.images.values(), *(c.overlay for c in explanation.clusters if c.overlay)):
             return Response(found.data, media_type=found.mime)
-    raise NotAcceptable("this explanation has no picture to answer with; ask for one with `render`, or accept application/json")
+    raise NotAcceptable(
+        "this explanation has no picture to answer with; ask for one with `render`, or accept "
+        "application/json"
+    )

@@ -1,4 +1,5 @@
-"""Wire models: what every answer looks like in JSON, with description, unit and example of each field, made from the core's `results`."""
+"""Wire models: what every answer looks like in JSON, with description, unit and example of each field, made
+from the core's `results`."""
 
 from __future__ import annotations
 
@@ -40,28 +41,39 @@ class Timings(Wire):
     decode: float = Field(description="Milliseconds from bytes to the network's input.", examples=[2.1])
     queue: float = Field(description="Milliseconds of waiting for the engine.", examples=[0.4])
     inference: float = Field(description="Milliseconds of the run that held this picture.", examples=[9.8])
-    explain: float | None = Field(None, description="Milliseconds of computing maps; /explain only.", examples=[1.5])
-    render: float | None = Field(None, description="Milliseconds of drawing pictures; /explain only.", examples=[8.0])
+    explain: float | None = Field(
+        None, description="Milliseconds of computing maps; /explain only.", examples=[1.5]
+    )
+    render: float | None = Field(
+        None, description="Milliseconds of drawing pictures; /explain only.", examples=[8.0]
+    )
     total: float = Field(description="Milliseconds from complete body to answer.", examples=[12.9])
 
 
 class ClassifyResponse(Wire):
     """The answer to one picture."""
 
-    id: str = Field(description="The request's id; with several pictures followed by the picture's position.", examples=["5f0c9a"])
+    id: str = Field(
+        description="The request's id; with several pictures followed by the picture's position.",
+        examples=["5f0c9a"],
+    )
     model: str = Field(description="Which model answered.", examples=["imagenette"])
     model_version: str = Field(description="Which version of it.", examples=["1"])
     image: ImageInfo
     predictions: list[Prediction] = Field(description="Best first, `top_k` of them.")
     timings_ms: Timings
-    warnings: list[str] = Field([], description="What the caller should know, e.g. that only the first frame was used.", examples=[[]])
+    warnings: list[str] = Field(
+        [], description="What the caller should know, e.g. that only the first frame was used.", examples=[[]]
+    )
 
 
 class Target(Wire):
     label: str = Field(description="Class name.", examples=["golf ball"])
     class_id: int = Field(description="Class number, from 0.", examples=[8])
     logit: float = Field(description="The network's output for it.", examples=[9.1])
-    bias: float = Field(description="The classifier's bias: the part of the logit that no patch contributes.", examples=[0.1])
+    bias: float = Field(
+        description="The classifier's bias: the part of the logit that no patch contributes.", examples=[0.1]
+    )
 
 
 class Method(Wire):
@@ -89,7 +101,9 @@ class Heatmap(Wire):
     grid: tuple[int, int] = Field(description="Rows and columns of the map.", examples=[[8, 8]])
     scale: Scale
     signed: bool = Field(description="Whether negative values speak against the class.", examples=[True])
-    array: str | None = Field(None, description="With arrays=f16: the map as base64 of little-endian float16, row by row.")
+    array: str | None = Field(
+        None, description="With arrays=f16: the map as base64 of little-endian float16, row by row."
+    )
 
 
 class Picture(Wire):
@@ -102,20 +116,37 @@ class Picture(Wire):
 class Mask(Wire):
     threshold: float = Field(description="Where the map was cut, relative to its maximum.", examples=[0.31])
     bbox: Box | None = Field(
-        None, description="Box around its largest part: x0, y0, x1, y1 in pixels of the upright original.", examples=[[40, 22, 310, 290]]
+        None,
+        description="Box around its largest part: x0, y0, x1, y1 in pixels of the upright original.",
+        examples=[[40, 22, 310, 290]],
     )
 
 
 class Cluster(Wire):
     stage: int = Field(description="The stage it belongs to, from 1.", examples=[2])
     cluster: int = Field(description="Its number in that stage, from 0.", examples=[17])
-    share: float | None = Field(None, description="Part of the class evidence located in it; absent where no class is explained.", examples=[0.31])
-    area: float = Field(description="Part of the picture where it is the strongest cluster, 0 to 1.", examples=[0.11])
-    centroid: tuple[int, int] = Field(description="x, y in pixels of the upright original.", examples=[[201, 133]])
-    bbox: Box | None = Field(None, description="x0, y0, x1, y1 in pixels of the upright original.", examples=[[160, 90, 260, 180]])
-    effect: float | None = Field(None, description="With effect=true: change of the logit per unit of attention to it.", examples=[0.4])
+    share: float | None = Field(
+        None,
+        description="Part of the class evidence located in it; absent where no class is explained.",
+        examples=[0.31],
+    )
+    area: float = Field(
+        description="Part of the picture where it is the strongest cluster, 0 to 1.", examples=[0.11]
+    )
+    centroid: tuple[int, int] = Field(
+        description="x, y in pixels of the upright original.", examples=[[201, 133]]
+    )
+    bbox: Box | None = Field(
+        None, description="x0, y0, x1, y1 in pixels of the upright original.", examples=[[160, 90, 260, 180]]
+    )
+    effect: float | None = Field(
+        None, description="With effect=true: change of the logit per unit of attention to it.", examples=[0.4]
+    )
     overlay: Picture | None = Field(None, description="Its heatmap on the picture.")
-    heatmap: Heatmap | None = Field(None, description="With arrays=f16: its assignment over the patches of its stage, relative to its maximum.")
+    heatmap: Heatmap | None = Field(
+        None,
+        description="With arrays=f16: its assignment over the patches of its stage, relative to its maximum.",
+    )
 
 
 class Segmentation(Wire):
@@ -123,7 +154,9 @@ class Segmentation(Wire):
 
     stage: int = Field(description="The stage whose clusters these are, from 1.", examples=[2])
     grid: tuple[int, int] = Field(description="Rows and columns of patches.", examples=[[16, 16]])
-    array: str = Field(description="Cluster numbers as base64 of little-endian uint16, row by row.", examples=["EQARAA=="])
+    array: str = Field(
+        description="Cluster numbers as base64 of little-endian uint16, row by row.", examples=["EQARAA=="]
+    )
 
 
 class Explanation(Wire):
@@ -134,13 +167,20 @@ class Explanation(Wire):
     method: Method
     completeness: Completeness | None = Field(None, description="Only for methods that are complete.")
     heatmap: Heatmap | None = None
-    images: dict[str, Picture] = Field({}, description="By name: overlay, heatmap, mask, masked, segmentation.")
+    images: dict[str, Picture] = Field(
+        {}, description="By name: overlay, heatmap, mask, masked, segmentation."
+    )
     mask: Mask | None = None
     clusters: list[Cluster] = Field([], description="Strongest first.")
     window: tuple[float, float, float, float] | None = Field(
-        None, description="Where the maps lie: x0, y0, x1, y1 in pixels of the upright original; may reach beyond it.", examples=[[0, 0, 500, 375]]
+        None,
+        description="Where the maps lie: x0, y0, x1, y1 in pixels of the upright original; may reach beyond "
+        "it.",
+        examples=[[0, 0, 500, 375]],
     )
-    segmentation: Segmentation | None = Field(None, description="With arrays=f16: the strongest cluster of each patch.")
+    segmentation: Segmentation | None = Field(
+        None, description="With arrays=f16: the strongest cluster of each patch."
+    )
 
 
 class ExplainResponse(ClassifyResponse):
@@ -150,15 +190,22 @@ class ExplainResponse(ClassifyResponse):
 
 
 class Problem(BaseModel):
-    """RFC 9457. Some problems add the limit that was broken (`limit`, `value`) or the parameter (`parameter`)."""
+    """RFC 9457. Some problems add the limit that was broken (`limit`, `value`) or the parameter
+    (`parameter`)."""
 
     model_config = ConfigDict(extra="allow")
 
-    type: str = Field(description="Stable name of the kind of problem.", examples=["urn:paca:problem:not-an-image"])
+    type: str = Field(
+        description="Stable name of the kind of problem.", examples=["urn:paca:problem:not-an-image"]
+    )
     title: str = Field(description="The kind in words.", examples=["Not an accepted image format"])
     status: int = Field(description="The HTTP status.", examples=[415])
-    detail: str = Field(description="What was wrong and what to do.", examples=["the bytes are no JPEG, PNG or WebP"])
-    request_id: str = Field(description="Also in the header X-Request-ID and in the log.", examples=["5f0c9a"])
+    detail: str = Field(
+        description="What was wrong and what to do.", examples=["the bytes are no JPEG, PNG or WebP"]
+    )
+    request_id: str = Field(
+        description="Also in the header X-Request-ID and in the log.", examples=["5f0c9a"]
+    )
 
 
 class SeveralClassified(BaseModel):
@@ -178,7 +225,10 @@ def classified(result: results.Classification, request_id: str) -> ClassifyRespo
 
 
 def explained(result: results.Explained, request_id: str, arrays: str = "none") -> ExplainResponse:
-    return ExplainResponse(**_common(result, request_id, drawn=True), explanations=[_explanation(e, arrays) for e in result.explanations])
+    return ExplainResponse(
+        **_common(result, request_id, drawn=True),
+        explanations=[_explanation(e, arrays) for e in result.explanations],
+    )
 
 
 def _common(result: results.Classification, request_id: str, drawn: bool = False) -> dict[str, Any]:
@@ -196,7 +246,13 @@ def _common(result: results.Classification, request_id: str, drawn: bool = False
         "model_version": result.model_version,
         "image": ImageInfo.model_validate(result.image),
         "predictions": [
-            Prediction(label=p.label, class_id=p.class_id, score=round(float(p.score), 8), logit=round(float(p.logit), 6)) for p in result.predictions
+            Prediction(
+                label=p.label,
+                class_id=p.class_id,
+                score=round(float(p.score), 8),
+                logit=round(float(p.logit), 6),
+            )
+            for p in result.predictions
         ],
         "timings_ms": Timings(**{name: round(value, 3) for name, value in steps.items()}),
         "warnings": list(result.warnings),
@@ -228,17 +284,26 @@ def _heatmap(heatmap: results.Heatmap, arrays: str) -> Heatmap:
         grid=heatmap.grid,
         scale=Scale(min=float(values.min()), max=float(values.max()), units=heatmap.units),
         signed=heatmap.signed,
-        array=base64.b64encode(np.ascontiguousarray(values, "<f2").tobytes()).decode() if arrays == "f16" else None,
+        array=base64.b64encode(np.ascontiguousarray(values, "<f2").tobytes()).decode()
+        if arrays == "f16"
+        else None,
     )
 
 
 def _picture(picture: results.Picture) -> Picture:
-    return Picture(mime=picture.mime, width=picture.width, height=picture.height, data=base64.b64encode(picture.data).decode())
+    return Picture(
+        mime=picture.mime,
+        width=picture.width,
+        height=picture.height,
+        data=base64.b64encode(picture.data).decode(),
+    )
 
 
 def _segmentation(s: results.Segmentation) -> Segmentation:
     rows, columns = s.values.shape
-    return Segmentation(stage=s.stage, grid=(rows, columns), array=base64.b64encode(s.values.astype("<u2").tobytes()).decode())
+    return Segmentation(
+        stage=s.stage, grid=(rows, columns), array=base64.b64encode(s.values.astype("<u2").tobytes()).decode()
+    )
 
 
 def _cluster(c: results.Cluster, arrays: str) -> Cluster:
@@ -251,5 +316,7 @@ def _cluster(c: results.Cluster, arrays: str) -> Cluster:
         bbox=c.bbox,
         effect=c.effect,
         overlay=_picture(c.overlay) if c.overlay else None,
-        heatmap=_heatmap(results.Heatmap(c.values, signed=False, units="relative"), arrays) if c.values is not None and arrays == "f16" else None,
+        heatmap=_heatmap(results.Heatmap(c.values, signed=False, units="relative"), arrays)
+        if c.values is not None and arrays == "f16"
+        else None,
     )

@@ -1,10 +1,12 @@
-"""Runs the app on a socket: uvicorn with a guarded protocol, a shutdown that loses no request, and an exit code that tells the truth.
+"""Runs the app on a socket: uvicorn with a guarded protocol, a shutdown that loses no request, and an exit
+code that tells the truth.
 
-SIGTERM: /readyz says 503 at once, requests are answered for a moment longer so that load balancers can look away, then the socket closes, what was
-accepted is answered, exit 0. SIGINT skips the moment. SIGHUP looks at the model repository again. Several workers are `supervisor`'s.
+SIGTERM: /readyz says 503 at once, requests are answered for a moment longer so that load balancers can look
+away, then the socket closes, what was accepted is answered, exit 0. SIGINT skips the moment. SIGHUP looks at
+the model repository again. Several workers are `supervisor`'s.
 
-A server on its own listens at once, so that /readyz can say what it waits for; a worker among several only when its models are loaded, since until then
-another one can answer.
+A server on its own listens at once, so that /readyz can say what it waits for; a worker among several only
+when its models are loaded, since until then another one can answer.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ log = logging.getLogger("paca.server")
 GRACE_SECONDS = 2.0  # of answering while /readyz already says 503
 LAST_SECONDS = 0.5  # for requests of connections that were accepted just before the socket closed
 DRAIN_SECONDS = 22  # for answering what was accepted; the whole shutdown stays under 30
-GARBAGE = 10_000  # new objects between two looks of the collector; Python's own 700 are meant for smaller programs
+GARBAGE = (
+    10_000  # new objects between two looks of the collector; Python's own 700 are meant for smaller programs
+)
 
 
 class Server(uvicorn.Server):
@@ -71,11 +75,17 @@ class Server(uvicorn.Server):
 
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
-        self.servers = [await loop.create_server(self._protocol, sock=sock, backlog=self.config.backlog) for sock in self._sockets]
+        self.servers = [
+            await loop.create_server(self._protocol, sock=sock, backlog=self.config.backlog)
+            for sock in self._sockets
+        ]
 
     def _protocol(self) -> asyncio.Protocol:
         return self.config.http_protocol_class(  # type: ignore[call-arg]
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=asyncio.get_running_loop()
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+            _loop=asyncio.get_running_loop(),
         )
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -94,7 +104,8 @@ class Server(uvicorn.Server):
         await self.shared.registry.reload()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Starts the shutdown; a second SIGINT ends it. Not remembered, so that the exit code is 0 and not the signal's."""
+        """Starts the shutdown; a second SIGINT ends it. Not remembered, so that the exit code is 0 and not
+        the signal's."""
         if sig == signal.SIGINT and self._worker:
             return  # a terminal's Ctrl-C reaches every process; the supervisor decides
         if self._stop_at is not None:
@@ -104,7 +115,9 @@ class Server(uvicorn.Server):
         self._stop_at = time.monotonic() + (GRACE_SECONDS if sig == signal.SIGTERM else 0.0)
 
     async def on_tick(self, counter: int) -> bool:
-        if self.shared.failure is not None or (self._stop_at is not None and time.monotonic() >= self._stop_at):
+        if self.shared.failure is not None or (
+            self._stop_at is not None and time.monotonic() >= self._stop_at
+        ):
             self.should_exit = True
         elif self._on_ready and self.shared.registry.ready[0]:
             if self._worker:
@@ -126,7 +139,8 @@ class Server(uvicorn.Server):
             task.cancel()
 
     async def _stop_listening(self, sockets: list[socket.socket]) -> None:
-        """Takes the connections that wait in the socket, closes it before another can come, and lets those just taken say what they want."""
+        """Takes the connections that wait in the socket, closes it before another can come, and lets those
+        just taken say what they want."""
         waiting = [connection for sock in sockets for connection in iter(lambda: _accept(sock), None)]  # noqa: B023
         for server in self.servers:
             server.close()
@@ -139,7 +153,8 @@ class Server(uvicorn.Server):
 
 
 def _collect_less() -> None:
-    """What has been loaded stays: the garbage collector need not go through it again and again while requests are answered (about 1 % of their CPU time)."""
+    """What has been loaded stays: the garbage collector need not go through it again and again while requests
+    are answered (about 1 % of their CPU time)."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(GARBAGE)
@@ -155,12 +170,17 @@ def _accept(sock: socket.socket) -> socket.socket | None:
 def listen(host: str, port: int) -> socket.socket:
     """A bound socket; CannotStart where the address is taken or not this machine's."""
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
         sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
     except OSError as error:
-        raise CannotStart(f"cannot listen on {host} port {port}: {error.strerror or error}; choose another with PACA_PORT or --port") from None
+        raise CannotStart(
+            f"cannot listen on {host} port {port}: {error.strerror or error}; choose another with PACA_PORT "
+            "or --port"
+        ) from None
     sock.setblocking(False)
     return sock
 
@@ -174,7 +194,8 @@ def reachable(host: str) -> str:
 
 
 def _allow_connections() -> None:
-    """Raises this process's limit of open files as far as the system allows and it needs: each connection is one."""
+    """Raises this process's limit of open files as far as the system allows and it needs: each connection is
+    one."""
     with suppress(ImportError, ValueError, OSError):
         import resource
 

@@ -1,6 +1,8 @@
-"""Several worker processes behind one listening socket: starts them, replaces the dead, passes signals on, leaves no orphan.
+"""Several worker processes behind one listening socket: starts them, replaces the dead, passes signals on,
+leaves no orphan.
 
-uvicorn's own supervisor runs uvicorn's own server; ours drains. Each worker loads its own models and only then takes connections from the one socket.
+uvicorn's own supervisor runs uvicorn's own server; ours drains. Each worker loads its own models and only
+then takes connections from the one socket.
 """
 
 from __future__ import annotations
@@ -61,15 +63,21 @@ def work(settings: Settings, sock: socket.socket, channel: Connection, pause: fl
 
 
 def supervise(settings: Settings, sock: socket.socket, on_ready: Callable[[], None]) -> None:
-    """Runs until a signal; CannotStart where no worker can start. on_ready: called once, when the first worker is ready."""
+    """Runs until a signal; CannotStart where no worker can start. on_ready: called once, when the first
+    worker is ready."""
     logs.configure(settings.log_format, settings.log_level)
     try:
         folder = tempfile.mkdtemp(prefix="paca-metrics-")
     except OSError as error:
-        raise CannotStart(f"several workers count in a temporary folder, and none can be made: {error.strerror}; set TMPDIR") from None
+        raise CannotStart(
+            f"several workers count in a temporary folder, and none can be made: {error.strerror}; set TMPDIR"
+        ) from None
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
     signals, wake = os.pipe()
-    old = {sig: signal.signal(sig, lambda sig, _: os.write(wake, bytes([sig])) and None) for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    old = {
+        sig: signal.signal(sig, lambda sig, _: os.write(wake, bytes([sig])) and None)
+        for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    }
     workers = [Worker(settings, sock, 0.0) for _ in range(settings.workers)]
     announced = False
     try:
@@ -85,9 +93,13 @@ def supervise(settings: Settings, sock: socket.socket, on_ready: Callable[[], No
                 if sig != signal.SIGHUP:
                     return
                 for worker in workers:
-                    if worker.ready and worker.process.pid:  # one that is still loading sees the folder as it is
+                    if (
+                        worker.ready and worker.process.pid
+                    ):  # one that is still loading sees the folder as it is
                         os.kill(worker.process.pid, signal.SIGHUP)
-            workers = [w if w.process.is_alive() else _replace(w, settings, sock, folder, announced) for w in workers]
+            workers = [
+                w if w.process.is_alive() else _replace(w, settings, sock, folder, announced) for w in workers
+            ]
     finally:
         sock.close()  # else connections would wait in it that nobody accepts
         _stop(workers)

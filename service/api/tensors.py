@@ -1,7 +1,8 @@
-"""Tensors of the Open Inference Protocol v2 on the wire: as JSON numbers, and as raw bytes after the JSON (the binary tensor data extension).
+"""Tensors of the Open Inference Protocol v2 on the wire: as JSON numbers, and as raw bytes after the JSON
+(the binary tensor data extension).
 
-Values are little-endian and row-major; a BYTES element is a 4-byte length and its bytes. Every mismatch of sizes is a MalformedRequest. What the tensors
-mean is `oip`'s.
+Values are little-endian and row-major; a BYTES element is a 4-byte length and its bytes. Every mismatch of
+sizes is a MalformedRequest. What the tensors mean is `oip`'s.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ from .uploads import load_json
 
 DTYPES = {
     "BOOL": np.dtype("?"),
-    **{f"{kind}{bits}": np.dtype(f"<{code}{bits // 8}") for kind, code in (("UINT", "u"), ("INT", "i")) for bits in (8, 16, 32, 64)},
+    **{
+        f"{kind}{bits}": np.dtype(f"<{code}{bits // 8}")
+        for kind, code in (("UINT", "u"), ("INT", "i"))
+        for bits in (8, 16, 32, 64)
+    },
     **{f"FP{bits}": np.dtype(f"<f{bits // 8}") for bits in (16, 32, 64)},
 }
 MAX_JSON_VALUES = 2_000_000
@@ -36,30 +41,42 @@ class Part(BaseModel):
 class InputTensor(Part):
     name: str = Field(max_length=100, description="The input's name.", examples=["image"])
     shape: list[int] = Field(max_length=8, description="Its sizes.", examples=[[1, 2, 2, 3]])
-    datatype: str = Field(max_length=8, description="BOOL, UINT8…UINT64, INT8…INT64, FP16…FP64 or BYTES.", examples=["UINT8"])
+    datatype: str = Field(
+        max_length=8, description="BOOL, UINT8…UINT64, INT8…INT64, FP16…FP64 or BYTES.", examples=["UINT8"]
+    )
     parameters: Values = Field({}, description="`binary_data_size`: the tensor's bytes follow the JSON.")
     data: list[Any] | None = Field(
-        None, description="Values, nested or flat, row-major; BYTES as base64 texts.", examples=[[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]]
+        None,
+        description="Values, nested or flat, row-major; BYTES as base64 texts.",
+        examples=[[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]],
     )
 
 
 class WantedOutput(Part):
     name: str = Field(max_length=100, description="The output's name.", examples=["logits"])
-    parameters: Values = Field({}, description="`binary_data`: answer as raw bytes; `classification`: the k best as `value:index:label` texts.")
+    parameters: Values = Field(
+        {},
+        description="`binary_data`: answer as raw bytes; `classification`: the k best as `value:index:label` "
+        "texts.",
+    )
 
 
 class InferenceRequest(Part):
     id: str | None = Field(None, max_length=200, description="Echoed in the answer.", examples=["42"])
     parameters: Values = Field({}, description="`binary_data_output`: all outputs as raw bytes.")
     inputs: list[InputTensor] = Field(min_length=1, max_length=8)
-    outputs: list[WantedOutput] | None = Field(None, max_length=32, description="Default: all outputs of the model.")
+    outputs: list[WantedOutput] | None = Field(
+        None, max_length=32, description="Default: all outputs of the model."
+    )
 
 
 class OutputTensor(BaseModel):
     name: str = Field(description="The output's name.", examples=["logits"])
     shape: list[int] = Field(description="Its sizes.", examples=[[1, 10]])
     datatype: str = Field(description="FP32, or BYTES for a classification.", examples=["FP32"])
-    parameters: Values | None = Field(None, description="`binary_data_size`: the tensor's bytes follow the JSON.")
+    parameters: Values | None = Field(
+        None, description="`binary_data_size`: the tensor's bytes follow the JSON."
+    )
     data: list[Any] | None = Field(None, description="Values, flat, row-major.", examples=[[9.1, 0.2]])
 
 
@@ -70,18 +87,25 @@ class InferenceResponse(BaseModel):
     outputs: list[OutputTensor]
 
 
-def read_request(body: bytes, header_length: str | None) -> tuple[InferenceRequest, dict[str, np.ndarray | list[bytes]]]:
-    """(request, tensors by input name). header_length: the header Inference-Header-Content-Length, if the body carries raw tensors."""
+def read_request(
+    body: bytes, header_length: str | None
+) -> tuple[InferenceRequest, dict[str, np.ndarray | list[bytes]]]:
+    """(request, tensors by input name). header_length: the header Inference-Header-Content-Length, if the
+    body carries raw tensors."""
     head = len(body)
     if header_length is not None:
         if not header_length.isdecimal() or int(header_length) > len(body):
-            raise MalformedRequest("Inference-Header-Content-Length must be the number of bytes of the JSON part of the body")
+            raise MalformedRequest(
+                "Inference-Header-Content-Length must be the number of bytes of the JSON part of the body"
+            )
         head = int(header_length)
     try:
         request = InferenceRequest.model_validate(load_json(body[:head], MAX_JSON_VALUES))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        raise MalformedRequest(f"the inference request is not valid: {'.'.join(map(str, first['loc']))[:80]}: {first['msg']}") from None
+        raise MalformedRequest(
+            f"the inference request is not valid: {'.'.join(map(str, first['loc']))[:80]}: {first['msg']}"
+        ) from None
     raw = memoryview(body)[head:]
     tensors: dict[str, np.ndarray | list[bytes]] = {}
     for given in request.inputs:
@@ -91,8 +115,15 @@ def read_request(body: bytes, header_length: str | None) -> tuple[InferenceReque
         if size is None:
             tensors[given.name] = _from_json(given)
         else:
-            if given.data is not None or not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= len(raw):
-                raise MalformedRequest(f"the input {given.name!r} must have either data or a binary_data_size within the body")
+            if (
+                given.data is not None
+                or not isinstance(size, int)
+                or isinstance(size, bool)
+                or not 0 <= size <= len(raw)
+            ):
+                raise MalformedRequest(
+                    f"the input {given.name!r} must have either data or a binary_data_size within the body"
+                )
             tensors[given.name] = _from_bytes(given, raw[:size])
             raw = raw[size:]
     if len(raw):
@@ -108,7 +139,9 @@ def _count(tensor: InputTensor) -> int:
 
 def _dtype(tensor: InputTensor) -> np.dtype:
     if tensor.datatype not in DTYPES:
-        raise MalformedRequest(f"unknown datatype of the input {tensor.name!r}; there are: {', '.join((*DTYPES, 'BYTES'))}")
+        raise MalformedRequest(
+            f"unknown datatype of the input {tensor.name!r}; there are: {', '.join((*DTYPES, 'BYTES'))}"
+        )
     return DTYPES[tensor.datatype]
 
 
@@ -124,7 +157,10 @@ def _from_bytes(tensor: InputTensor, raw: memoryview) -> np.ndarray | list[bytes
         return _fitting(tensor, items)
     dtype = _dtype(tensor)
     if len(raw) != _count(tensor) * dtype.itemsize:
-        raise MalformedRequest(f"the input {tensor.name!r} of shape {tensor.shape} needs {_count(tensor) * dtype.itemsize} bytes, not {len(raw)}")
+        raise MalformedRequest(
+            f"the input {tensor.name!r} of shape {tensor.shape} needs {_count(tensor) * dtype.itemsize} "
+            f"bytes, not {len(raw)}"
+        )
     return np.frombuffer(raw, dtype).reshape(tensor.shape)
 
 
@@ -142,10 +178,17 @@ def _from_json(tensor: InputTensor) -> np.ndarray | list[bytes]:
         values = np.array(None)
     with np.errstate(over="ignore", invalid="ignore"):
         exact = values.astype(dtype) if values.dtype.kind in _ALLOWED[dtype.kind] else None
-    if exact is None or not (np.isfinite(exact).all() if dtype.kind == "f" else np.array_equal(exact, values)):
-        raise MalformedRequest(f"the data of the input {tensor.name!r} is ragged, or not {tensor.datatype} throughout")
+    if exact is None or not (
+        np.isfinite(exact).all() if dtype.kind == "f" else np.array_equal(exact, values)
+    ):
+        raise MalformedRequest(
+            f"the data of the input {tensor.name!r} is ragged, or not {tensor.datatype} throughout"
+        )
     if values.size != _count(tensor) or (values.ndim > 1 and list(values.shape) != tensor.shape):
-        raise MalformedRequest(f"the data of the input {tensor.name!r} has shape {list(values.shape)}, its shape says {tensor.shape}")
+        raise MalformedRequest(
+            f"the data of the input {tensor.name!r} has shape {list(values.shape)}, its shape says "
+            f"{tensor.shape}"
+        )
     return exact.reshape(tensor.shape)
 
 
@@ -167,12 +210,17 @@ def _decoded(text: object, name: str) -> bytes:
 
 def _fitting(tensor: InputTensor, items: list[bytes]) -> list[bytes]:
     if len(items) != _count(tensor):
-        raise MalformedRequest(f"the input {tensor.name!r} has {len(items)} elements, its shape says {_count(tensor)}")
+        raise MalformedRequest(
+            f"the input {tensor.name!r} has {len(items)} elements, its shape says {_count(tensor)}"
+        )
     return items
 
 
-def write_response(response: InferenceResponse, arrays: dict[str, np.ndarray | list[bytes]], binary: set[str]) -> tuple[bytes, int | None]:
-    """(body, length of its JSON part if raw tensors follow). arrays: the values of `response.outputs`, which still lack them; binary: which go raw."""
+def write_response(
+    response: InferenceResponse, arrays: dict[str, np.ndarray | list[bytes]], binary: set[str]
+) -> tuple[bytes, int | None]:
+    """(body, length of its JSON part if raw tensors follow). arrays: the values of `response.outputs`, which
+    still lack them; binary: which go raw."""
     raw = []
     for output in response.outputs:
         values = arrays[output.name]

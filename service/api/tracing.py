@@ -1,4 +1,5 @@
-"""OpenTelemetry, if switched on: one server span a request, exported as the standard OTEL_* variables say. The only file that imports it."""
+"""OpenTelemetry, if switched on: one server span a request, exported as the standard OTEL_* variables say.
+The only file that imports it."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ QUIET = ("/healthz$", "/readyz$", "/metrics$", "/v2/health/")
 
 @dataclass(frozen=True)
 class Tracing:
-    """middleware: the outermost. annotate: writes a finished request into its span. close: sends what is left; blocking."""
+    """middleware: the outermost. annotate: writes a finished request into its span. close: sends what is
+    left; blocking."""
 
     middleware: Middleware
     annotate: Annotate
@@ -49,6 +51,12 @@ def tracing() -> Tracing:
             span.set_attribute("paca.model", context.model)
         if context.timings:
             for step in ("decode", "queue", "inference", "explain", "render"):
-                span.set_attribute(f"paca.{step}_ms", max(getattr(timings, step) for timings in context.timings))
+                span.set_attribute(
+                    f"paca.{step}_ms", max(getattr(timings, step) for timings in context.timings)
+                )
 
-    return Tracing(Middleware(OpenTelemetryMiddleware, excluded_urls=QUIET, tracer_provider=provider), annotate, provider.shutdown)
+    return Tracing(
+        Middleware(OpenTelemetryMiddleware, excluded_urls=QUIET, tracer_provider=provider),
+        annotate,
+        provider.shutdown,
+    )

@@ -1,7 +1,8 @@
 """A transport that sends an answer's head and body together.
 
-uvicorn writes them one after the other, each with a system call of its own. A process that is killed between the two leaves a head without its body; a
-proxy has passed the head on by then and cannot repeat the request elsewhere. What leaves in one piece is either all there or not there at all.
+uvicorn writes them one after the other, each with a system call of its own. A process that is killed between
+the two leaves a head without its body; a proxy has passed the head on by then and cannot repeat the request
+elsewhere. What leaves in one piece is either all there or not there at all.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""A request's body under its limits: read in time, recognised, unpacked into pictures (still encoded) and parameters.
+"""A request's body under its limits: read in time, recognised, unpacked into pictures (still encoded) and
+parameters.
 
-Three forms: the bytes of one picture, multipart with parts named `file`, JSON with base64. Everything stays in memory, which the body limit bounds;
-nothing is written to disk and no client's file name is used. What the bytes show is `images`' business.
+Three forms: the bytes of one picture, multipart with parts named `file`, JSON with base64. Everything stays
+in memory, which the body limit bounds; nothing is written to disk and no client's file name is used. What the
+bytes show is `images`' business.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ MEMBERS = ("image", "images", "inputs", "parameters")
 
 @dataclass(frozen=True)
 class Upload:
-    """pictures: encoded files, or the error that one of them is. several: the answer is a list. texts: form fields; values: JSON parameters."""
+    """pictures: encoded files, or the error that one of them is. several: the answer is a list. texts: form
+    fields; values: JSON parameters."""
 
     pictures: list[bytes | PacaError]
     several: bool = False
@@ -38,7 +41,8 @@ class Upload:
 
 
 async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
-    """The whole body, at most `limit` bytes; TooLarge as soon as that is known, SlowUpload when it does not come, ClientGone when nobody is there."""
+    """The whole body, at most `limit` bytes; TooLarge as soon as that is known, SlowUpload when it does not
+    come, ClientGone when nobody is there."""
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise NotAnImage("compressed request bodies are not accepted; send the picture as it is")
     declared = headers.get("content-length", "")
@@ -53,7 +57,9 @@ async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
                 message = await receive()
         except TimeoutError:
             raise SlowUpload(
-                f"the body did not arrive in time: {BODY_SECONDS:.0f} seconds and {BODY_RATE // 1024} KiB/s are asked", limit="body_seconds"
+                f"the body did not arrive in time: {BODY_SECONDS:.0f} seconds and {BODY_RATE // 1024} KiB/s "
+                "are asked",
+                limit="body_seconds",
             ) from None
         if message["type"] == "http.disconnect":
             raise ClientGone("the client went away before its request was complete")
@@ -67,14 +73,22 @@ async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
 
 
 def _too_large(limit: int) -> TooLarge:
-    return TooLarge(f"the request body is larger than {limit} bytes; send smaller or fewer pictures", limit="max_body_bytes", value=limit)
+    return TooLarge(
+        f"the request body is larger than {limit} bytes; send smaller or fewer pictures",
+        limit="max_body_bytes",
+        value=limit,
+    )
 
 
 def unpack(body: bytes, content_type: str, max_images: int) -> Upload:
-    """Recognises the form of a body. Bytes that look like a picture are one, whatever they are declared to be."""
+    """Recognises the form of a body. Bytes that look like a picture are one, whatever they are declared to
+    be."""
     kind = content_type.partition(";")[0].strip().lower()
     if not body:
-        raise MalformedRequest("the body is empty; send a JPEG, PNG or WebP file, as raw bytes, multipart `file` or base64 in JSON")
+        raise MalformedRequest(
+            "the body is empty; send a JPEG, PNG or WebP file, as raw bytes, multipart `file` or base64 in "
+            "JSON"
+        )
     if looks_like_picture(body) or kind.startswith("image/") or kind == "application/octet-stream":
         return Upload([body])
     if kind == "multipart/form-data":
@@ -82,12 +96,17 @@ def unpack(body: bytes, content_type: str, max_images: int) -> Upload:
         return Upload(list(files), several=len(files) > 1, texts=fields)
     if kind == "application/json" or kind.endswith("+json"):
         return _from_json(body, max_images)
-    raise NotAnImage("the body is no JPEG, PNG or WebP; other forms need their Content-Type: multipart/form-data or application/json")
+    raise NotAnImage(
+        "the body is no JPEG, PNG or WebP; other forms need their Content-Type: multipart/form-data or "
+        "application/json"
+    )
 
 
 def looks_like_picture(body: bytes) -> bool:
     """Whether the first bytes are those of an accepted format."""
-    return body.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")) or (body[:4] == b"RIFF" and body[8:12] == b"WEBP")
+    return body.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")) or (
+        body[:4] == b"RIFF" and body[8:12] == b"WEBP"
+    )
 
 
 def _from_json(body: bytes, max_images: int) -> Upload:
@@ -97,7 +116,9 @@ def _from_json(body: bytes, max_images: int) -> Upload:
     unknown = [name for name in document if name not in MEMBERS]
     named = [name for name in MEMBERS[:3] if name in document]
     if unknown or len(named) != 1:
-        raise MalformedRequest('the JSON body takes one of "image", "images", "inputs", and optionally "parameters"')
+        raise MalformedRequest(
+            'the JSON body takes one of "image", "images", "inputs", and optionally "parameters"'
+        )
     values = document.get("parameters", {})
     if not isinstance(values, dict):
         raise MalformedRequest('"parameters" must be an object')
@@ -109,7 +130,11 @@ def _from_json(body: bytes, max_images: int) -> Upload:
     if not items:
         raise MalformedRequest(f'"{named[0]}" is empty; send at least one picture')
     if len(items) > max_images:
-        raise TooLarge(f"{len(items)} pictures in one request; at most {max_images} are taken", limit="max_images", value=max_images)
+        raise TooLarge(
+            f"{len(items)} pictures in one request; at most {max_images} are taken",
+            limit="max_images",
+            value=max_images,
+        )
     decoded = [_decoded(item) for item in items]
     if not several and isinstance(decoded[0], PacaError):
         raise decoded[0]
@@ -128,7 +153,9 @@ def _decoded(text: object) -> bytes | PacaError:
         return MalformedRequest("the server fetches no addresses; send the picture itself")
     try:
         compact = text if text.isascii() and not any(c in text for c in "\r\n \t") else "".join(text.split())
-        return base64.b64decode(compact.translate(_URL_SAFE) if "-" in compact or "_" in compact else compact, validate=True)
+        return base64.b64decode(
+            compact.translate(_URL_SAFE) if "-" in compact or "_" in compact else compact, validate=True
+        )
     except (binascii.Error, ValueError):
         return MalformedRequest("a picture's base64 cannot be decoded")
 
@@ -137,13 +164,18 @@ _URL_SAFE = str.maketrans("-_", "+/")
 
 
 def load_json(body: bytes, max_values: int) -> Any:
-    """Strict JSON: UTF-8, no NaN, no name twice, at most `max_values` values, which also bounds its depth; MalformedRequest otherwise."""
+    """Strict JSON: UTF-8, no NaN, no name twice, at most `max_values` values, which also bounds its depth;
+    MalformedRequest otherwise."""
     if body.count(b",") + body.count(b"[") + body.count(b"{") > max_values:
-        raise MalformedRequest(f"the JSON holds more than {max_values} values", limit="max_json_values", value=max_values)
+        raise MalformedRequest(
+            f"the JSON holds more than {max_values} values", limit="max_json_values", value=max_values
+        )
     try:
         return json.loads(body.decode("utf-8"), object_pairs_hook=_object, parse_constant=_no_constant)
     except (ValueError, RecursionError):
-        raise MalformedRequest("the body is not valid JSON (UTF-8, no NaN or Infinity, no name twice, not deeply nested)") from None
+        raise MalformedRequest(
+            "the body is not valid JSON (UTF-8, no NaN or Infinity, no name twice, not deeply nested)"
+        ) from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

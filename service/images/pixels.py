@@ -1,7 +1,9 @@
-"""A screened `Source` → the pixels a person sees, upright, in one array; optionally smaller. The only file that calls a decoder.
+"""A screened `Source` → the pixels a person sees, upright, in one array; optionally smaller. The only file
+that calls a decoder.
 
-Peak memory beside the file: JPEG and PNG at most 8 bytes a pixel (or 20 MB: `screen` calls denser ones heavy), WebP 16 (its library keeps two canvases);
-the picture becomes RGB in bands, straight into the upright array. Whatever Pillow raises goes through: the caller makes it a BadImage.
+Peak memory beside the file: JPEG and PNG at most 8 bytes a pixel (or 20 MB: `screen` calls denser ones
+heavy), WebP 16 (its library keeps two canvases); the picture becomes RGB in bands, straight into the upright
+array. Whatever Pillow raises goes through: the caller makes it a BadImage.
 """
 
 from __future__ import annotations
@@ -14,12 +16,14 @@ from PIL import Image
 from .screen import Source
 
 BAND = 1 << 19  # pixels that become RGB at a time
-MAX_FULL_PROGRESSIVE = 12_000_000  # pixels; a larger one, which costs 6 bytes a pixel of coefficients, is decoded at half its size or less
+# pixels; a larger one, which costs 6 bytes a pixel of coefficients, is decoded at half its size or less
+MAX_FULL_PROGRESSIVE = 12_000_000
 
 
 def read_pixels(source: Source, reduce_to: int | None = None) -> np.ndarray:
-    """(h, w, 3) uint8. With `reduce_to` both sides are divided by the largest whole number that keeps the shorter one ≥ reduce_to (JPEG: while
-    decoding, in powers of two, then by averaging); a part of a pixel at the right or lower edge counts as one."""
+    """(h, w, 3) uint8. With `reduce_to` both sides are divided by the largest whole number that keeps the
+    shorter one ≥ reduce_to (JPEG: while decoding, in powers of two, then by averaging); a part of a pixel at
+    the right or lower edge counts as one."""
     with Image.open(io.BytesIO(source.data), formats=(source.format,)) as image:
         if image.size != (source.width, source.height):
             raise ValueError("the decoder sees another size than the header says")
@@ -42,7 +46,9 @@ def _upright_rgb(image: Image.Image, source: Source, factor: int) -> np.ndarray:
         return np.ascontiguousarray(_turned(_values(image, source, factor), source.orientation))
     rows, columns = -(-height // factor), -(-width // factor)
     upright = np.empty((columns, rows, 3) if source.orientation >= 5 else (rows, columns, 3), np.uint8)
-    stored = _turned(upright, {6: 8, 8: 6}.get(source.orientation, source.orientation))  # writing into this view writes upright
+    stored = _turned(
+        upright, {6: 8, 8: 6}.get(source.orientation, source.orientation)
+    )  # writing into this view writes upright
     step = max(1, BAND // (width * factor)) * factor
     for top in range(0, height, step):
         values = _values(image.crop((0, top, width, min(top + step, height))), source, factor)
@@ -79,8 +85,9 @@ def _turned(array: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _seen(band: Image.Image, depth: int) -> Image.Image:
-    """Mode L or RGB, as on white paper. 16-bit samples lose their lower byte; one colour marked as transparent becomes white. ICC profiles were
-    dropped: colours are taken as sRGB, CMYK by its plain formula."""
+    """Mode L or RGB, as on white paper. 16-bit samples lose their lower byte; one colour marked as
+    transparent becomes white. ICC profiles were dropped: colours are taken as sRGB, CMYK by its plain
+    formula."""
     key = band.info.get("transparency")
     if band.mode in ("RGBA", "LA", "PA") or (band.mode == "P" and key is not None):
         coloured = band.convert("RGBA")

@@ -16,7 +16,8 @@ GAP = 2  # how much larger than the network's input a picture is at least decode
 
 @dataclass(frozen=True)
 class Placement:
-    """The part of a picture that the network sees: x0, y0, x1, y1 in pixels of the upright original, whose size is (width, height)."""
+    """The part of a picture that the network sees: x0, y0, x1, y1 in pixels of the upright original, whose
+    size is (width, height)."""
 
     x0: float
     y0: float
@@ -31,21 +32,27 @@ class Placement:
 
 
 def needed_side(preprocessing: Preprocessing) -> int:
-    """The `reduce_to` of `decode` that is safe for this network: twice the side that the resize makes. Measured at 32 to 224 px on 40 photos and 6 mosaics
-    up to 12 MP against decoding in full: the network's input differs by 0.5 grey levels of 255 in the mean (worst photo 1.5), at most 18 in one value."""
+    """The `reduce_to` of `decode` that is safe for this network: twice the side that the resize makes.
+    Measured at 32 to 224 px on 40 photos and 6 mosaics up to 12 MP against decoding in full: the network's
+    input differs by 0.5 grey levels of 255 in the mean (worst photo 1.5), at most 18 in one value."""
     return GAP * max(_whole(preprocessing))
 
 
-def preprocess(rgb: np.ndarray, width: int, height: int, preprocessing: Preprocessing) -> tuple[np.ndarray, Placement]:
-    """The network's input as uint8 (H, W, 3), resized as in training and evaluation, and its place. rgb: (h, w, 3) uint8, upright, possibly
-    decoded smaller than the original (width, height). With "shortest" the centre is cut in the same step, without rounding to whole pixels."""
+def preprocess(
+    rgb: np.ndarray, width: int, height: int, preprocessing: Preprocessing
+) -> tuple[np.ndarray, Placement]:
+    """The network's input as uint8 (H, W, 3), resized as in training and evaluation, and its place. rgb: (h,
+    w, 3) uint8, upright, possibly decoded smaller than the original (width, height). With "shortest" the
+    centre is cut in the same step, without rounding to whole pixels."""
     rows, columns = preprocessing.size
     place = _placement(width, height, preprocessing)
     across, down = _covered(width, rgb.shape[1]) / width, _covered(height, rgb.shape[0]) / height
     box = (place.x0 * across, place.y0 * down, place.x1 * across, place.y1 * down)
     if rgb.shape[:2] == (rows, columns) and box == (0, 0, columns, rows):
         return rgb, place
-    resized = Image.fromarray(rgb).resize((columns, rows), RESAMPLING[preprocessing.interpolation], box=box, reducing_gap=3.0)
+    resized = Image.fromarray(rgb).resize(
+        (columns, rows), RESAMPLING[preprocessing.interpolation], box=box, reducing_gap=3.0
+    )
     return np.asarray(resized), place
 
 
@@ -67,6 +74,7 @@ def _placement(width: int, height: int, preprocessing: Preprocessing) -> Placeme
 
 
 def _covered(full: int, reduced: int) -> float:
-    """How many of the reduced picture's pixels the original covers: a divided side ends in a part of a pixel."""
+    """How many of the reduced picture's pixels the original covers: a divided side ends in a part of a
+    pixel."""
     divisor = round(full / reduced)
     return full / divisor if divisor and -(-full // divisor) == reduced else float(reduced)

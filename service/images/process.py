@@ -1,8 +1,10 @@
-"""One process in which a decoder can be stopped: for pictures whose cost their header does not bound. Everything else decodes in the caller's thread.
+"""One process in which a decoder can be stopped: for pictures whose cost their header does not bound.
+Everything else decodes in the caller's thread.
 
-Measured need (Pillow 13.0, libwebp 1.6): a 295 KB lossless WebP of 1024 x 1024 pixels takes 371 MB; no thread can be stopped or given a memory limit.
-The process starts with the first such picture and lives on; it decodes one picture at a time under a limit of address space and is killed when its time
-is over. It gets bytes and gives bytes, so nothing it sends can do more than be a wrong picture.
+Measured need (Pillow 13.0, libwebp 1.6): a 295 KB lossless WebP of 1024 x 1024 pixels takes 371 MB; no thread
+can be stopped or given a memory limit. The process starts with the first such picture and lives on; it
+decodes one picture at a time under a limit of address space and is killed when its time is over. It gets
+bytes and gives bytes, so nothing it sends can do more than be a wrong picture.
 """
 
 from __future__ import annotations
@@ -28,9 +30,14 @@ BYTES_PER_PIXEL = 20  # of a heavy picture: 16 while decoding, 3 of the result, 
 SPARE_BYTES = 96 * 2**20  # for tables that legitimate files need whatever their size
 START_SECONDS = 30.0
 
-_ASK = struct.Struct("<4sIIBBHII")  # format, width, height, orientation, depth, scans, reduce_to (0 = no), bytes that follow
+_ASK = struct.Struct(
+    "<4sIIBBHII"
+)  # format, width, height, orientation, depth, scans, reduce_to (0 = no), bytes that follow
 _TELL = struct.Struct("<?II")  # decoded, height, width; the pixels follow
-_CODE = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from service.images.process import serve; serve()"
+_CODE = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from service.images.process import serve; "
+    "serve()"
+)
 
 
 class DecoderProcess:
@@ -41,10 +48,13 @@ class DecoderProcess:
         self._child: subprocess.Popen[bytes] | None = None
 
     def read_pixels(self, source: Source, reduce_to: int | None, seconds: float) -> np.ndarray:
-        """What `pixels.read_pixels` gives. BadImage where it fails, takes longer than `seconds` or more memory than its size justifies; Overloaded where
-        other such pictures keep the process busy for twice that long, or no process can be started."""
+        """What `pixels.read_pixels` gives. BadImage where it fails, takes longer than `seconds` or more
+        memory than its size justifies; Overloaded where other such pictures keep the process busy for twice
+        that long, or no process can be started."""
         if not self._turn.acquire(timeout=2 * seconds):
-            raise Overloaded("too many pictures that are costly to decode; try again later", retry_after=2 * seconds)
+            raise Overloaded(
+                "too many pictures that are costly to decode; try again later", retry_after=2 * seconds
+            )
         try:
             child = self._running()
             began = time.monotonic()
@@ -55,7 +65,8 @@ class DecoderProcess:
             except (OSError, EOFError):
                 self.close()
                 raise BadImage(
-                    f"the picture took longer than {seconds:g} s to decode, or broke the decoder; save it again, smaller or as JPEG",
+                    f"the picture took longer than {seconds:g} s to decode, or broke the decoder; save it "
+                    "again, smaller or as JPEG",
                     limit="decode_seconds",
                     value=seconds,
                 ) from None
@@ -66,13 +77,18 @@ class DecoderProcess:
         finally:
             self._turn.release()
         if pixels is None:
-            raise BadImage("the picture cannot be decoded: it is damaged, or needs far more memory than a picture of its size should")
+            raise BadImage(
+                "the picture cannot be decoded: it is damaged, or needs far more memory than a picture of "
+                "its size should"
+            )
         return pixels
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._child is None or self._child.poll() is not None:
             self.close()
-            environment = {name: value for name, value in os.environ.items() if not name.startswith("PACA_")}  # no keys where hostile bytes go
+            environment = {
+                name: value for name, value in os.environ.items() if not name.startswith("PACA_")
+            }  # no keys where hostile bytes go
             environment["OPENBLAS_NUM_THREADS"] = "1"
             try:
                 self._child = subprocess.Popen(  # noqa: S603  our own interpreter, our own code  # nosec B603
@@ -90,7 +106,10 @@ class DecoderProcess:
                     starting.cancel()
             except (OSError, EOFError):
                 self.close()
-                raise Overloaded("there is no room to decode this picture now; try again later, or send a JPEG", retry_after=5.0) from None
+                raise Overloaded(
+                    "there is no room to decode this picture now; try again later, or send a JPEG",
+                    retry_after=5.0,
+                ) from None
         return self._child
 
     def close(self) -> None:
@@ -107,7 +126,11 @@ class DecoderProcess:
 def _ask(child: subprocess.Popen[bytes], source: Source, reduce_to: int | None) -> np.ndarray | None:
     to, back = _pipe(child.stdin), _pipe(child.stdout)
     s = source
-    to.write(_ASK.pack(s.format.encode(), s.width, s.height, s.orientation, s.depth, s.scans, reduce_to or 0, len(s.data)))
+    to.write(
+        _ASK.pack(
+            s.format.encode(), s.width, s.height, s.orientation, s.depth, s.scans, reduce_to or 0, len(s.data)
+        )
+    )
     to.write(s.data)
     to.flush()
     decoded, height, width = _TELL.unpack(_read(back, _TELL.size))
@@ -144,8 +167,12 @@ def serve() -> None:
         tell.write(b"!")
         tell.flush()
         while True:
-            name, width, height, orientation, depth, scans, reduce_to, size = _ASK.unpack(_read(ask, _ASK.size))
-            source = Source(_read(ask, size), name.rstrip(b"\0").decode(), width, height, orientation, depth, scans)
+            name, width, height, orientation, depth, scans, reduce_to, size = _ASK.unpack(
+                _read(ask, _ASK.size)
+            )
+            source = Source(
+                _read(ask, size), name.rstrip(b"\0").decode(), width, height, orientation, depth, scans
+            )
             try:
                 _limit_memory(BYTES_PER_PIXEL * width * height + 3 * size + SPARE_BYTES)
                 pixels = read_pixels(source, reduce_to or None)

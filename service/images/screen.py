@@ -1,8 +1,10 @@
-"""Bytes → a `Source`: what an image file says of itself, checked against the limits before any decoder runs, and only the bytes that make its pixels.
+"""Bytes → a `Source`: what an image file says of itself, checked against the limits before any decoder runs,
+and only the bytes that make its pixels.
 
-The walk through the container is ours, because the libraries' own are what hostile files attack: metadata that inflates (zTXt, iCCP), EXIF directories of
-thousands of entries, floods of tiny chunks, thumbnails, second pictures, trailing files. All of it is dropped here; nothing is decompressed.
-Refuses: unknown formats (NotAnImage), sizes over a limit (TooLarge), and what is truncated, contradictory or without end (BadImage).
+The walk through the container is ours, because the libraries' own are what hostile files attack: metadata
+that inflates (zTXt, iCCP), EXIF directories of thousands of entries, floods of tiny chunks, thumbnails,
+second pictures, trailing files. All of it is dropped here; nothing is decompressed. Refuses: unknown formats
+(NotAnImage), sizes over a limit (TooLarge), and what is truncated, contradictory or without end (BadImage).
 """
 
 from __future__ import annotations
@@ -17,8 +19,12 @@ from ..errors import BadImage, NotAnImage, TooLarge
 
 MAX_JUNK = 4096  # bytes between two segments of a JPEG that are passed over
 MAX_PARTS = 20_000  # segments or chunks of one file; a 16 MiB PNG in the usual 8 KiB chunks has 2,000
-HEAVY_SCANS = 480e6  # scans x pixels of a JPEG that may decode in a thread: 12 scans (10 are usual) of 40 MP take 1.2 s
-DENSE = 4  # bytes of coefficients a pixel; a JPEG in several scans keeps all of them: 3 with halved colour planes, 6 with full ones
+HEAVY_SCANS = (
+    480e6  # scans x pixels of a JPEG that may decode in a thread: 12 scans (10 are usual) of 40 MP take 1.2 s
+)
+# bytes of coefficients a pixel; a JPEG in several scans keeps all of them: 3 with halved colour planes, 6
+# with full ones
+DENSE = 4
 DENSE_PIXELS = 2_000_000  # a denser one may decode in a thread up to here, where it takes 20 MB
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -33,13 +39,21 @@ _OTHERS = {
     b"<!DO": "HTML",
     b"PK": "a zip",
 }
-_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"msf1": "HEIC", b"avif": "AVIF", b"avis": "AVIF"}
+_BRANDS = {
+    b"heic": "HEIC",
+    b"heix": "HEIC",
+    b"mif1": "HEIC",
+    b"msf1": "HEIC",
+    b"avif": "AVIF",
+    b"avis": "AVIF",
+}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a picture may cost. max_bytes: of the file. max_pixels, max_webp_pixels, max_side: as its header says, before decoding. max_scans: of a
-    JPEG. decode_seconds: wall time of a picture that the header cannot vouch for, in the process where it can be stopped."""
+    """What a picture may cost. max_bytes: of the file. max_pixels, max_webp_pixels, max_side: as its header
+    says, before decoding. max_scans: of a JPEG. decode_seconds: wall time of a picture that the header cannot
+    vouch for, in the process where it can be stopped."""
 
     max_bytes: int = 16 * 2**20
     max_pixels: int = 40_000_000
@@ -51,9 +65,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Source:
-    """A screened file. data: the bytes a decoder needs. format: JPEG, PNG or WEBP. width, height: as stored, before `orientation` (EXIF, 1 to 8).
-    depth: bits of a PNG's sample. scans: of a JPEG. several: it holds more pictures than the first. heavy: what decoding costs cannot be told from
-    the header, so decode it where it can be stopped."""
+    """A screened file. data: the bytes a decoder needs. format: JPEG, PNG or WEBP. width, height: as stored,
+    before `orientation` (EXIF, 1 to 8). depth: bits of a PNG's sample. scans: of a JPEG. several: it holds
+    more pictures than the first. heavy: what decoding costs cannot be told from the header, so decode it
+    where it can be stopped."""
 
     data: bytes
     format: str
@@ -67,7 +82,8 @@ class Source:
 
 
 def screen(data: bytes, limits: Limits) -> Source:
-    """The file's format is decided by its first bytes. Raises NotAnImage, TooLarge (with `limit`, `value` and `actual`) or BadImage."""
+    """The file's format is decided by its first bytes. Raises NotAnImage, TooLarge (with `limit`, `value` and
+    `actual`) or BadImage."""
     if not data:
         raise NotAnImage("the picture is empty; send the bytes of a JPEG, PNG or WebP file")
     _check("max_bytes", limits.max_bytes, len(data), "bytes")
@@ -85,7 +101,12 @@ def screen(data: bytes, limits: Limits) -> Source:
 
 def _check(limit: str, allowed: int, actual: int, unit: str) -> None:
     if actual > allowed:
-        raise TooLarge(f"the picture has {actual:,} {unit}; at most {allowed:,} are accepted", limit=limit, value=allowed, actual=actual)
+        raise TooLarge(
+            f"the picture has {actual:,} {unit}; at most {allowed:,} are accepted",
+            limit=limit,
+            value=allowed,
+            actual=actual,
+        )
 
 
 def _check_size(width: int, height: int, limits: Limits, *, webp: bool = False) -> None:
@@ -106,12 +127,17 @@ def _broken(what: str) -> NoReturn:
 
 
 def _too_many_parts() -> NoReturn:
-    raise BadImage("the file consists of an unreasonable number of parts; save it again and resend", limit="max_parts", value=MAX_PARTS)
+    raise BadImage(
+        "the file consists of an unreasonable number of parts; save it again and resend",
+        limit="max_parts",
+        value=MAX_PARTS,
+    )
 
 
 def _jpeg(data: bytes, limits: Limits) -> Source:
-    """Walks the segments up to the first scan and keeps the tables, the frame, JFIF and Adobe; from there on everything up to the end marker.
-    Inside entropy-coded data 0xFF is always followed by 0, so a marker's two bytes are that marker."""
+    """Walks the segments up to the first scan and keeps the tables, the frame, JFIF and Adobe; from there on
+    everything up to the end marker. Inside entropy-coded data 0xFF is always followed by 0, so a marker's two
+    bytes are that marker."""
     kept: list[bytes | memoryview] = [b"\xff\xd8"]
     size: tuple[int, int] | None = None
     orientation, several, coefficients, pos = 1, False, 0.0, 2
@@ -142,12 +168,19 @@ def _jpeg(data: bytes, limits: Limits) -> Source:
             _check_size(*size, limits)
             coefficients = 2 * _samples(body[7 : 6 + 3 * body[5] : 3])
         elif 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
-            raise BadImage("this kind of JPEG (lossless, hierarchical or arithmetic-coded) is not accepted; save it as a usual JPEG")
+            raise BadImage(
+                "this kind of JPEG (lossless, hierarchical or arithmetic-coded) is not accepted; save it as "
+                "a usual JPEG"
+            )
         elif kind == 0xE1 and body.startswith(b"Exif\0") and orientation == 1:
             orientation = _orientation(body[6:])
         elif kind == 0xE2 and body.startswith(b"MPF\0"):
             several = True
-        if kind < 0xE0 or (kind == 0xE0 and body.startswith(b"JFIF\0")) or (kind == 0xEE and body.startswith(b"Adobe")):
+        if (
+            kind < 0xE0
+            or (kind == 0xE0 and body.startswith(b"JFIF\0"))
+            or (kind == 0xEE and body.startswith(b"Adobe"))
+        ):
             kept.append(data[start - 2 : pos])
     else:
         _too_many_parts()
@@ -160,25 +193,30 @@ def _jpeg(data: bytes, limits: Limits) -> Source:
     scans = picture.count(b"\xff\xda")
     if scans > limits.max_scans:
         raise BadImage(
-            f"the JPEG has {scans} scans; at most {limits.max_scans} are accepted. Save it again as a usual JPEG",
+            f"the JPEG has {scans} scans; at most {limits.max_scans} are accepted. Save it again as a usual "
+            "JPEG",
             limit="max_scans",
             value=limits.max_scans,
             actual=scans,
         )
     pixels = size[0] * size[1]
     heavy = scans * pixels > HEAVY_SCANS or (scans > 1 and coefficients >= DENSE and pixels > DENSE_PIXELS)
-    return Source(b"".join([*kept, picture]), "JPEG", *size, orientation, scans=scans, several=several, heavy=heavy)
+    return Source(
+        b"".join([*kept, picture]), "JPEG", *size, orientation, scans=scans, several=several, heavy=heavy
+    )
 
 
 def _samples(factors: bytes) -> float:
-    """Samples a pixel of a JPEG, from its components' sampling factors (horizontal in the upper four bits)."""
+    """Samples a pixel of a JPEG, from its components' sampling factors (horizontal in the upper four
+    bits)."""
     sides = [(factor >> 4, factor & 15) for factor in factors]
     most = max((h for h, _ in sides), default=1) * max((v for _, v in sides), default=1)
     return sum(h * v for h, v in sides) / max(1, most)
 
 
 def _png(data: bytes, limits: Limits) -> Source:
-    """Keeps the header, the palette, its transparency and the picture's data, each with its checksum verified."""
+    """Keeps the header, the palette, its transparency and the picture's data, each with its checksum
+    verified."""
     view = memoryview(data)
     kept: list[bytes | memoryview] = [PNG]
     size: tuple[int, int] | None = None
@@ -214,8 +252,9 @@ def _png(data: bytes, limits: Limits) -> Source:
 
 
 def _webp(data: bytes, limits: Limits) -> Source:
-    """Keeps the header, the picture (of an animation the first one) and its alpha. A few hundred bytes of lossless data can claim a gigabyte of
-    tables, whatever the picture's size: only plain lossy WebP is not `heavy`."""
+    """Keeps the header, the picture (of an animation the first one) and its alpha. A few hundred bytes of
+    lossless data can claim a gigabyte of tables, whatever the picture's size: only plain lossy WebP is not
+    `heavy`."""
     end = 8 + int.from_bytes(data[4:8], "little")
     if end > len(data):
         _truncated()
@@ -265,11 +304,19 @@ def _webp_size(kind: bytes, head: bytes) -> tuple[int, int]:
 def _rebuilt(chunks: list[bytes], size: tuple[int, int], orientation: int, *, several: bool) -> Source:
     body = b"WEBP" + b"".join(chunk + b"\0" * (len(chunk) % 2) for chunk in chunks)
     heavy = any(chunk[:4] not in (b"VP8X", b"VP8 ") for chunk in chunks)
-    return Source(b"RIFF" + struct.pack("<I", len(body)) + body, "WEBP", *size, orientation, several=several, heavy=heavy)
+    return Source(
+        b"RIFF" + struct.pack("<I", len(body)) + body,
+        "WEBP",
+        *size,
+        orientation,
+        several=several,
+        heavy=heavy,
+    )
 
 
 def _orientation(tiff: bytes) -> int:
-    """EXIF's orientation, 1 to 8; whatever is broken, missing or out of range counts as 1 (upright). Reads only the first directory's entries."""
+    """EXIF's orientation, 1 to 8; whatever is broken, missing or out of range counts as 1 (upright). Reads
+    only the first directory's entries."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:
         return 1

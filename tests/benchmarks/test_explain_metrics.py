@@ -26,8 +26,12 @@ def test_insertion_and_deletion_are_the_trapezoid_area_under_the_probability() -
 def test_rank_correlation_is_spearmans_with_ties_at_their_mean_rank() -> None:
     assert metrics.spearman(np.array([1, 2, 3, 4]), np.array([10, 20, 30, 99])) == pytest.approx(1)
     assert metrics.spearman(np.array([1, 2, 3]), np.array([3, 2, 1])) == pytest.approx(-1)
-    assert metrics.spearman(np.array([1, 2, 3, 4]), np.array([1, 3, 2, 4])) == pytest.approx(1 - 6 * 2 / (4 * 15))
-    assert metrics.spearman(np.array([1, 1, 2]), np.array([1, 2, 3])) == pytest.approx(np.sqrt(3) / 2)  # ranks 1.5, 1.5, 3
+    assert metrics.spearman(np.array([1, 2, 3, 4]), np.array([1, 3, 2, 4])) == pytest.approx(
+        1 - 6 * 2 / (4 * 15)
+    )
+    assert metrics.spearman(np.array([1, 1, 2]), np.array([1, 2, 3])) == pytest.approx(
+        np.sqrt(3) / 2
+    )  # ranks 1.5, 1.5, 3
 
 
 def test_a_constant_map_correlates_with_nothing() -> None:
@@ -36,7 +40,10 @@ def test_a_constant_map_correlates_with_nothing() -> None:
 
 def test_patch_sums_add_what_lies_in_each_square() -> None:
     values = np.arange(16.0).reshape(4, 4)
-    assert metrics.sums(values, 2).tolist() == [[0 + 1 + 4 + 5, 2 + 3 + 6 + 7], [8 + 9 + 12 + 13, 10 + 11 + 14 + 15]]
+    assert metrics.sums(values, 2).tolist() == [
+        [0 + 1 + 4 + 5, 2 + 3 + 6 + 7],
+        [8 + 9 + 12 + 13, 10 + 11 + 14 + 15],
+    ]
 
 
 def test_grid_pointing_counts_the_positive_relevance_in_the_right_quarter() -> None:

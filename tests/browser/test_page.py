@@ -1,4 +1,5 @@
-"""The demo page in a real browser against the real server: what a visitor does, and what they see, hear and can reach."""
+"""The demo page in a real browser against the real server: what a visitor does, and what they see, hear and
+can reach."""
 
 from __future__ import annotations
 
@@ -21,7 +22,10 @@ DELIVER = """([kind, bytes, type]) => {
     : new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true });
   document.body.dispatchEvent(event);
 }"""
-PIXELS = "canvas => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data].reduce((sum, value) => sum + value, 0)"
+PIXELS = (
+    "canvas => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data].reduce((sum,"
+    " value) => sum + value, 0)"
+)
 
 
 def explained(page: Page) -> None:
@@ -32,7 +36,9 @@ def explained(page: Page) -> None:
 
 def choose(page: Page, data: bytes, name: str = "photo.jpg") -> None:
     with page.expect_file_chooser() as chooser:
-        page.get_by_role("button", name=re.compile("Choose a photo|New photo")).locator("visible=true").click()
+        page.get_by_role("button", name=re.compile("Choose a photo|New photo")).locator(
+            "visible=true"
+        ).click()
     chooser.value.set_files({"name": name, "mimeType": "image/jpeg", "buffer": data})
 
 
@@ -77,7 +83,9 @@ def test_a_photo_can_come_by_paste_or_drop(page: Page, jpeg: bytes, way: str) ->
     explained(page)
 
 
-def test_the_sample_needs_no_photo_and_its_curl_line_runs_as_it_stands(page: Page, demo: str, tmp_path) -> None:
+def test_the_sample_needs_no_photo_and_its_curl_line_runs_as_it_stands(
+    page: Page, demo: str, tmp_path
+) -> None:
     page.get_by_role("button", name="Try the sample").click()
     explained(page)
     page.get_by_role("button", name="Copy as curl").click()
@@ -223,12 +231,16 @@ def test_it_works_behind_a_proxy_under_a_prefix(page: Page, demo: str, jpeg: byt
     choose(page, jpeg)
     explained(page)
     assert "/behind/a/proxy/explain" in page.locator("#curl").inner_text()
-    page.unroute_all(behavior="wait")  # what is still being forwarded would fail when the page closes, in the next test
+    page.unroute_all(
+        behavior="wait"
+    )  # what is still being forwarded would fail when the page closes, in the next test
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_no_serious_accessibility_finding_and_nothing_wider_than_the_screen(page: Page, scheme: str, size: tuple[int, int], tmp_path) -> None:
+def test_no_serious_accessibility_finding_and_nothing_wider_than_the_screen(
+    page: Page, scheme: str, size: tuple[int, int], tmp_path
+) -> None:
     page.set_viewport_size({"width": size[0], "height": size[1]})
     page.emulate_media(color_scheme=scheme)
     for view in ("welcome", "result"):
@@ -236,6 +248,10 @@ def test_no_serious_accessibility_finding_and_nothing_wider_than_the_screen(page
             page.get_by_role("button", name="Try the sample").click()
             explained(page)
         page.screenshot(path=tmp_path / f"{view}-{scheme}-{size[0]}.png", full_page=True)
-        found = [f"{v['id']}: {v['help']}" for v in Axe().run(page).response["violations"] if v["impact"] in ("serious", "critical")]
+        found = [
+            f"{v['id']}: {v['help']}"
+            for v in Axe().run(page).response["violations"]
+            if v["impact"] in ("serious", "critical")
+        ]
         assert not found
         assert page.evaluate("document.documentElement.scrollWidth") <= size[0]

@@ -34,7 +34,10 @@ def averaged(weights: Weights) -> Weights:
 
 
 def other_head(weights: Weights, classes: int) -> Weights:
-    return weights | {"head.weight": torch.zeros(classes, weights["head.weight"].shape[1]), "head.bias": torch.zeros(classes)}
+    return weights | {
+        "head.weight": torch.zeros(classes, weights["head.weight"].shape[1]),
+        "head.bias": torch.zeros(classes),
+    }
 
 
 LAYOUTS: dict[str, Callable[[Weights], object]] = {
@@ -42,7 +45,9 @@ LAYOUTS: dict[str, Callable[[Weights], object]] = {
     "state_dict": lambda w: {"state_dict": w, "epoch": 3},
     "model": lambda w: {"model": w},
     "DistributedDataParallel": lambda w: {f"module.{key}": value for key, value in w.items()},
-    "compiled, nested, DDP": lambda w: {"model": {"state_dict": {f"module._orig_mod.{key}": value for key, value in w.items()}}},
+    "compiled, nested, DDP": lambda w: {
+        "model": {"state_dict": {f"module._orig_mod.{key}": value for key, value in w.items()}}
+    },
     "timm": lambda w: {
         "epoch": 9,
         "arch": NAME,
@@ -89,7 +94,13 @@ def test_safetensors_load_by_content_whatever_the_suffix(weights: Weights, tmp_p
 
 
 def test_our_own_files_carry_config_labels_temperature_and_figures(tmp_path: Path) -> None:
-    config = PaCaConfig("odd", (StageConfig(6, 1, 3, 2, "linear"), StageConfig(10, 1, 5)), num_classes=2, image_size=48, patch_size=2)
+    config = PaCaConfig(
+        "odd",
+        (StageConfig(6, 1, 3, 2, "linear"), StageConfig(10, 1, 5)),
+        num_classes=2,
+        image_size=48,
+        patch_size=2,
+    )
     half = {key: value.half() for key, value in PaCaViT(config).state_dict().items()}
     metadata = {
         "paca.config": json.dumps(config.to_dict()),
@@ -106,11 +117,16 @@ def test_our_own_files_carry_config_labels_temperature_and_figures(tmp_path: Pat
 
 
 def test_half_precision_weights_become_float32(weights: Weights, tmp_path: Path) -> None:
-    torch.save({key: value.bfloat16() if value.is_floating_point() else value for key, value in weights.items()}, tmp_path / "c.pth")
+    torch.save(
+        {key: value.bfloat16() if value.is_floating_point() else value for key, value in weights.items()},
+        tmp_path / "c.pth",
+    )
     assert load(tmp_path / "c.pth", NAME).model.head.weight.dtype == torch.float32
 
 
-def test_the_variant_is_recognised_and_what_weights_do_not_tell_is_said(weights: Weights, tmp_path: Path) -> None:
+def test_the_variant_is_recognised_and_what_weights_do_not_tell_is_said(
+    weights: Weights, tmp_path: Path
+) -> None:
     torch.save(other_head(weights, 7), tmp_path / "c.pth")
     loaded = load(tmp_path / "c.pth")
     assert loaded.model.config == dataclasses.replace(VARIANTS[NAME], num_classes=7)
@@ -119,7 +135,9 @@ def test_the_variant_is_recognised_and_what_weights_do_not_tell_is_said(weights:
     assert "heads and picture size" in note
 
 
-def test_the_number_of_classes_is_the_heads_unless_another_was_asked_for(weights: Weights, tmp_path: Path) -> None:
+def test_the_number_of_classes_is_the_heads_unless_another_was_asked_for(
+    weights: Weights, tmp_path: Path
+) -> None:
     torch.save(other_head(weights, 3), tmp_path / "c.pth")
     assert load(tmp_path / "c.pth", NAME).model.config.num_classes == 3
     assert load(tmp_path / "c.pth", NAME, 3).model.config.num_classes == 3
@@ -146,7 +164,9 @@ class Shell(Malicious):
 
 @pytest.mark.parametrize("attack", [Malicious, Shell])
 @pytest.mark.parametrize("old_format", [False, True], ids=["zip", "old"])
-def test_a_malicious_pickle_is_refused_and_its_code_never_runs(attack: type, old_format: bool, weights: Weights, tmp_path: Path) -> None:
+def test_a_malicious_pickle_is_refused_and_its_code_never_runs(
+    attack: type, old_format: bool, weights: Weights, tmp_path: Path
+) -> None:
     canary = tmp_path / "canary"
     content = {"state_dict": weights, "args": attack(canary)}
     torch.save(content, tmp_path / "evil.pth", _use_new_zipfile_serialization=not old_format)
@@ -178,12 +198,26 @@ def test_a_pickle_that_contains_itself_is_refused(tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Weights], object], str]] = {
-    "head-less": (lambda w: {k: v for k, v in w.items() if not k.startswith("head")}, "no classifier: there is no head.weight"),
-    "detector": (lambda w: {"state_dict": {f"backbone.{k}": v for k, v in w.items()} | {"roi_head.bbox.weight": torch.ones(2)}}, "detector"),
-    "another network": (lambda w: {"conv1.weight": torch.ones(2), "head.weight": torch.ones(5, 2)}, "not the weights of a PaCa-ViT"),
+    "head-less": (
+        lambda w: {k: v for k, v in w.items() if not k.startswith("head")},
+        "no classifier: there is no head.weight",
+    ),
+    "detector": (
+        lambda w: {
+            "state_dict": {f"backbone.{k}": v for k, v in w.items()} | {"roi_head.bbox.weight": torch.ones(2)}
+        },
+        "detector",
+    ),
+    "another network": (
+        lambda w: {"conv1.weight": torch.ones(2), "head.weight": torch.ones(5, 2)},
+        "not the weights of a PaCa-ViT",
+    ),
     "a tensor": (lambda w: torch.ones(3), "holds a Tensor, not a dictionary"),
     "empty": (lambda w: {}, "holds no weights"),
-    "not finite": (lambda w: w | {"norm1.bias": w["norm1.bias"] * float("nan")}, "norm1.bias has values that are not finite"),
+    "not finite": (
+        lambda w: w | {"norm1.bias": w["norm1.bias"] * float("nan")},
+        "norm1.bias has values that are not finite",
+    ),
 }
 
 
@@ -196,12 +230,20 @@ def test_what_is_no_classifier_is_refused_in_one_line(case: str, weights: Weight
     assert "\n" not in str(caught.value)
 
 
-def test_missing_unknown_and_misshapen_tensors_are_counted_and_named(weights: Weights, tmp_path: Path) -> None:
-    changed = {k: v for k, v in weights.items() if k != "norm2.bias"} | {"spare": torch.ones(1), "norm1.bias": torch.ones(3)}
+def test_missing_unknown_and_misshapen_tensors_are_counted_and_named(
+    weights: Weights, tmp_path: Path
+) -> None:
+    changed = {k: v for k, v in weights.items() if k != "norm2.bias"} | {
+        "spare": torch.ones(1),
+        "norm1.bias": torch.ones(3),
+    }
     torch.save(changed, tmp_path / "c.pth")
     with pytest.raises(CheckpointError) as caught:
         load(tmp_path / "c.pth", NAME)
-    assert "1 tensors missing (such as norm2.bias), 1 unknown (such as spare), 1 of another shape (such as norm1.bias)" in str(caught.value)
+    assert (
+        "1 tensors missing (such as norm2.bias), 1 unknown (such as spare), 1 of another shape (such as "
+        "norm1.bias)" in str(caught.value)
+    )
 
 
 def test_weights_of_another_variant_are_refused_naming_theirs(weights: Weights, tmp_path: Path) -> None:
@@ -218,7 +260,9 @@ def test_an_unknown_variant_suggests_the_nearest(weights: Weights, tmp_path: Pat
 
 @pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.999])
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-def test_a_truncated_file_is_refused_in_one_line(kept: float, suffix: str, weights: Weights, tmp_path: Path) -> None:
+def test_a_truncated_file_is_refused_in_one_line(
+    kept: float, suffix: str, weights: Weights, tmp_path: Path
+) -> None:
     whole, cut = tmp_path / f"whole.{suffix}", tmp_path / f"cut.{suffix}"
     if suffix == "pth":
         torch.save(weights, whole)

@@ -1,4 +1,5 @@
-"""explain.onnx against torch: the same maps and effects on inputs that tracing never saw, at any batch size, or no file at all."""
+"""explain.onnx against torch: the same maps and effects on inputs that tracing never saw, at any batch size,
+or no file at all."""
 
 from __future__ import annotations
 
@@ -43,7 +44,12 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def model() -> PaCaViT:
     """Stage 1 renews its clusters in its second block; 44 px: grids of 22, 11 and 6."""
-    return network(StageConfig(10, 2, 2, 5, cluster_every=1), StageConfig(14, 1, 7, 3), StageConfig(22, 1, 11), image_size=44)
+    return network(
+        StageConfig(10, 2, 2, 5, cluster_every=1),
+        StageConfig(14, 1, 7, 3),
+        StageConfig(22, 1, 11),
+        image_size=44,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -115,14 +121,23 @@ def test_a_contrast_is_the_difference_of_its_two_classes(model: PaCaViT, written
 
 
 @pytest.mark.parametrize(("start", "stage"), [(0, 1), (0, 2), (1, 2)])
-def test_the_effect_is_the_slope_of_the_logit_when_a_cluster_gets_more_attention(model: PaCaViT, start: int, stage: int):
-    """Against finite differences in float64; in stage 1 only the block that uses the shown assignment counts."""
+def test_the_effect_is_the_slope_of_the_logit_when_a_cluster_gets_more_attention(
+    model: PaCaViT, start: int, stage: int
+):
+    """Against finite differences in float64; in stage 1 only the block that uses the shown assignment
+    counts."""
     graph = Gradients(model.double(), start).double()
     model.float()
     image = picture(1).double()
     with torch.no_grad():
-        features = graph.model.features(image).tokens[0] if start else graph.model.patch_embed(image).flatten(2).transpose(1, 2)
-    found = dict(zip(graph.output_names, graph(features, torch.eye(CLASSES, dtype=torch.float64)[[4]]), strict=True))[f"effect_{stage}"][0]
+        features = (
+            graph.model.features(image).tokens[0]
+            if start
+            else graph.model.patch_embed(image).flatten(2).transpose(1, 2)
+        )
+    found = dict(
+        zip(graph.output_names, graph(features, torch.eye(CLASSES, dtype=torch.float64)[[4]]), strict=True)
+    )[f"effect_{stage}"][0]
     reader = getattr(graph.model, f"stage{stage}")[-1].attn
     clusters, step = len(found), 1e-4
 
@@ -142,7 +157,9 @@ def test_the_contributions_are_the_gradient_map_of_the_last_norm(model: PaCaViT)
     (gradient,) = torch.autograd.grad(logits[0, 2], tokens)
     head = Head(model.head.weight.detach().numpy(), model.head.bias.detach().numpy())
     cam = explain.contributions(tokens[0].detach().numpy(), (6, 6), head, explain.question(CLASSES, 2))
-    torch.testing.assert_close(torch.from_numpy(cam).flatten(), (tokens * gradient).sum(-1)[0].detach(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        torch.from_numpy(cam).flatten(), (tokens * gradient).sum(-1)[0].detach(), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_gradients_pass_through_a_gate(tmp_path: Path):
@@ -177,13 +194,17 @@ def test_differences_no_larger_than_float32s_own_are_allowed(
         gradients.verify(model, 1, written[0], (1, 3))
 
 
-def test_a_file_that_differs_is_not_written(model: PaCaViT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: tuple[Path, dict]):
+def test_a_file_that_differs_is_not_written(
+    model: PaCaViT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: tuple[Path, dict]
+):
     import onnx
 
     broken = onnx.load(written[0])
     for tensor in broken.graph.initializer:
         if "head.weight" in tensor.name or list(tensor.dims) == [CLASSES, 22]:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(1.01 * onnx.numpy_helper.to_array(tensor), tensor.name))
+            tensor.CopyFrom(
+                onnx.numpy_helper.from_array(1.01 * onnx.numpy_helper.to_array(tensor), tensor.name)
+            )
     monkeypatch.setattr(gradients, "_trace", lambda graph: broken)
     with pytest.raises(BadArtifact, match="away from autograd"):
         export_gradients(model, 1, tmp_path / "explain.onnx")

@@ -1,4 +1,5 @@
-"""Class names: a file's, ImageNet-1k's for published networks, else numbers, and the report says which were assumed."""
+"""Class names: a file's, ImageNet-1k's for published networks, else numbers, and the report says which were
+assumed."""
 
 from __future__ import annotations
 
@@ -17,7 +18,10 @@ def test_published_networks_of_a_thousand_classes_speak_imagenet() -> None:
     assert "--labels" in remark
 
 
-@pytest.mark.parametrize("config", [variant("pacavit_tiny_p2cconv_100_0", num_classes=3), variant("paca_small_128", num_classes=1000)])
+@pytest.mark.parametrize(
+    "config",
+    [variant("pacavit_tiny_p2cconv_100_0", num_classes=3), variant("paca_small_128", num_classes=1000)],
+)
 def test_others_get_numbers_and_a_remark(config: object) -> None:
     names, remark = assumed(config)
     assert names[:3] == ("class_0", "class_1", "class_2")

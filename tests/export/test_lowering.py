@@ -12,7 +12,12 @@ from export.lowering import MapMlp, OneStepStem, lower
 from export.paca import PaCaConfig, PaCaViT, StageConfig
 from export.paca.model import Mlp, attend_explicit, use_attention
 
-CONV = (StageConfig(8, 2, 2, 5), StageConfig(12, 2, 3, 4, "mlp", 1), StageConfig(16, 1, 4, 3, "linear"), StageConfig(16, 1, 4))
+CONV = (
+    StageConfig(8, 2, 2, 5),
+    StageConfig(12, 2, 3, 4, "mlp", 1),
+    StageConfig(16, 1, 4, 3, "linear"),
+    StageConfig(16, 1, 4),
+)
 TAUGHT = (StageConfig(8, 2, 2, 5, "teacher"), StageConfig(12, 1, 3), StageConfig(16, 1, 4, 3, "teacher"))
 CONFIGS = {
     "conv stem": PaCaConfig("a", CONV, num_classes=3, image_size=64),

@@ -1,6 +1,7 @@
 """Numbers of the published implementation, reproduced in PyTorch and through ONNX Runtime.
 
-The fixtures hold outputs of upstream's unmodified code; their weights follow a recipe by tensor name, so that each file is small.
+The fixtures hold outputs of upstream's unmodified code; their weights follow a recipe by tensor name, so that
+each file is small.
 """
 
 from __future__ import annotations
@@ -40,9 +41,13 @@ class Case:
         assert assignments.keys() == self.assignments.keys()
         for stage, z in assignments.items():
             clusters, patches = (max(1, z.shape[1] // 8), max(1, z.shape[2] // 64))
-            np.testing.assert_allclose(z[:, ::clusters, ::patches], self.assignments[stage], atol=ASSIGNMENT, rtol=0)
+            np.testing.assert_allclose(
+                z[:, ::clusters, ::patches], self.assignments[stage], atol=ASSIGNMENT, rtol=0
+            )
             at_theirs = np.take_along_axis(z, self.strongest[stage][..., None], -1)[..., 0]
-            np.testing.assert_allclose(at_theirs, z.max(-1), atol=ASSIGNMENT, rtol=0)  # the same patch, or as good as a tie
+            np.testing.assert_allclose(
+                at_theirs, z.max(-1), atol=ASSIGNMENT, rtol=0
+            )  # the same patch, or as good as a tie
 
 
 @dataclass
@@ -61,15 +66,30 @@ def read(folder: Path, name: str) -> Fixture:
     recipe: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
     stored = np.load(folder / f"{name}.npz")
     weights = {key: _drawn(key, *spec) for key, spec in recipe["tensors"].items()}
-    weights |= {key.removeprefix("bn/"): torch.from_numpy(np.asarray(stored[key])) for key in stored.files if key.startswith("bn/")}
+    weights |= {
+        key.removeprefix("bn/"): torch.from_numpy(np.asarray(stored[key]))
+        for key in stored.files
+        if key.startswith("bn/")
+    }
     cases = {}
     for case in recipe["cases"]:
         height, width = case["size"]
-        found = {key.removeprefix(f"{height}x{width}/"): stored[key] for key in stored.files if key.startswith(f"{height}x{width}/")}
-        image = np.random.default_rng(case["input_seed"]).standard_normal((2, 3, height, width)).astype(np.float32)
+        found = {
+            key.removeprefix(f"{height}x{width}/"): stored[key]
+            for key in stored.files
+            if key.startswith(f"{height}x{width}/")
+        }
+        image = (
+            np.random.default_rng(case["input_seed"])
+            .standard_normal((2, 3, height, width))
+            .astype(np.float32)
+        )
         stages = [int(key[5]) for key in found if key.endswith("/argmax")]
         cases[height, width] = Case(
-            image, found["logits"], {s: found[f"stage{s}/assignment"] for s in stages}, {s: found[f"stage{s}/argmax"] for s in stages}
+            image,
+            found["logits"],
+            {s: found[f"stage{s}/assignment"] for s in stages},
+            {s: found[f"stage{s}/argmax"] for s in stages},
         )
     return Fixture(name, cases, weights)
 
@@ -95,11 +115,17 @@ def run(graph: bytes, case: Case) -> tuple[np.ndarray, dict[int, np.ndarray]]:
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     outputs = [output.name for output in session.get_outputs()]
     found = dict(zip(outputs, session.run(outputs, {"image": case.image}), strict=True))
-    stages = {int(name.removeprefix("assignment_")): z for name, z in found.items() if name.startswith("assignment_")}
+    stages = {
+        int(name.removeprefix("assignment_")): z
+        for name, z in found.items()
+        if name.startswith("assignment_")
+    }
     return found["logits"], {stage: z.reshape(*z.shape[:2], -1) for stage, z in stages.items()}
 
 
-def test_one_dynamic_file_gives_the_published_numbers_at_square_oblong_and_odd_sizes(parity_folder: Path) -> None:
+def test_one_dynamic_file_gives_the_published_numbers_at_square_oblong_and_odd_sizes(
+    parity_folder: Path,
+) -> None:
     fixture = read(parity_folder, TINY)
     graph = trace(fixture.model(), input_kind="float32", dynamic_size=True).SerializeToString()
     assert len(fixture.cases) == 4
@@ -107,7 +133,9 @@ def test_one_dynamic_file_gives_the_published_numbers_at_square_oblong_and_odd_s
         case.check(*run(graph, case))
 
 
-def test_the_served_graph_of_fixed_size_gives_the_published_numbers_with_a_teacher(parity_folder: Path) -> None:
+def test_the_served_graph_of_fixed_size_gives_the_published_numbers_with_a_teacher(
+    parity_folder: Path,
+) -> None:
     fixture = read(parity_folder, TEACHER)
     case = fixture.cases[224, 224]
     case.check(*run(trace(fixture.model(), input_kind="float32").SerializeToString(), case))

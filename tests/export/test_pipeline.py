@@ -30,7 +30,14 @@ STAGES = (StageConfig(6, 1, 2, 3), StageConfig(10, 2, 5))
 
 def network(**changes: object) -> PaCaViT:
     torch.manual_seed(1)
-    values = {"num_classes": 3, "image_size": 32, "patch_size": 2, "resize": "stretch", "crop": 1.0, **changes}
+    values = {
+        "num_classes": 3,
+        "image_size": 32,
+        "patch_size": 2,
+        "resize": "stretch",
+        "crop": 1.0,
+        **changes,
+    }
     return PaCaViT(PaCaConfig("toy", STAGES, **values)).eval()
 
 
@@ -59,7 +66,9 @@ def test_the_file_names_no_path_of_the_machine_that_made_it(tiny_repository: Pat
 def test_decomposed_attention_is_noticed() -> None:
     model = network()
     with pytest.raises(VerificationError, match="0 Attention nodes for 3 blocks"):
-        check_structure(trace(model, attention=attend_explicit), model.config.blocks, model.config.clusterings, False)
+        check_structure(
+            trace(model, attention=attend_explicit), model.config.blocks, model.config.clusterings, False
+        )
 
 
 async def explained(model: Path) -> Explained:
@@ -75,10 +84,20 @@ async def explained(model: Path) -> Explained:
 
 def test_an_earlier_start_of_the_gradients_brings_finer_maps_and_effects(tmp_path: Path) -> None:
     stages = (*STAGES, StageConfig(12, 1, 4))
-    model = PaCaViT(PaCaConfig("toy", (stages[0], StageConfig(10, 2, 5, 3), stages[2]), num_classes=3, image_size=32, patch_size=2)).eval()
+    model = PaCaViT(
+        PaCaConfig(
+            "toy",
+            (stages[0], StageConfig(10, 2, 5, 3), stages[2]),
+            num_classes=3,
+            image_size=32,
+            patch_size=2,
+        )
+    ).eval()
     made = {}
     for start in (None, 1):
-        report = export_model(Source(model, "toy", ("a", "b", "c")), tmp_path / str(start) / "model.onnx", explain_from=start)
+        report = export_model(
+            Source(model, "toy", ("a", "b", "c")), tmp_path / str(start) / "model.onnx", explain_from=start
+        )
         made[start] = report.manifest.explain
     assert (made[None].maps, made[None].effects) == ((2,), ())
     assert (made[1].maps, made[1].effects) == ((1, 2), (2,))
@@ -91,12 +110,19 @@ def test_an_earlier_start_of_the_gradients_brings_finer_maps_and_effects(tmp_pat
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_a_gated_pool_adds_one_softmax(tmp_path: Path, dynamic: bool) -> None:
-    report = export_model(Source(network(pool="gated"), "toy", ("a", "b", "c")), tmp_path / "model.onnx", dynamic_size=dynamic)
+    report = export_model(
+        Source(network(pool="gated"), "toy", ("a", "b", "c")), tmp_path / "model.onnx", dynamic_size=dynamic
+    )
     assert report.verification.softmax_nodes == 2  # one clustering, one gate
 
 
 def test_one_dynamic_file_serves_many_sizes(tmp_path: Path) -> None:
-    report = export_model(Source(network(), "toy", ("a", "b", "c")), tmp_path / "model.onnx", dynamic_size=True, with_explain=False)
+    report = export_model(
+        Source(network(), "toy", ("a", "b", "c")),
+        tmp_path / "model.onnx",
+        dynamic_size=True,
+        with_explain=False,
+    )
     assert report.manifest.dynamic_size
     assert report.verification.sizes == ((32, 32), (64, 96), (128, 64), (33, 38))
     engine = Engine(tmp_path / "model.onnx", Device("cpu"))
@@ -109,7 +135,12 @@ def test_float_input_gives_the_answers_of_uint8_input(tmp_path: Path) -> None:
     pixels = np.random.default_rng(5).integers(0, 256, (2, 32, 32, 3), np.uint8)
     answers = []
     for kind in ("uint8", "float32"):
-        export_model(Source(model, "toy", ("a", "b", "c")), tmp_path / kind / "model.onnx", input_kind=kind, with_explain=False)
+        export_model(
+            Source(model, "toy", ("a", "b", "c")),
+            tmp_path / kind / "model.onnx",
+            input_kind=kind,
+            with_explain=False,
+        )
         answers.append(Engine(tmp_path / kind / "model.onnx", Device("cpu")).run(pixels).logits)
     np.testing.assert_allclose(*answers, atol=1e-5)
 
@@ -149,14 +180,30 @@ def test_a_target_that_cannot_be_written_is_said_before_anything_is_traced(tmp_p
 def test_where_explain_onnx_takes_over() -> None:
     assert explain_stage(network()) == 1  # the second last stage
     taught = tuple(dataclasses.replace(stage, clusters=3, clustering="teacher") for stage in STAGES)
-    assert explain_stage(PaCaViT(PaCaConfig("taught", taught, image_size=32, patch_size=2, teacher_depths=(1, 1)))) == 0  # the patch embedding
+    assert (
+        explain_stage(
+            PaCaViT(PaCaConfig("taught", taught, image_size=32, patch_size=2, teacher_depths=(1, 1)))
+        )
+        == 0
+    )  # the patch embedding
     assert explain_stage(PaCaViT(PaCaConfig("one", STAGES[:1], image_size=32, patch_size=2))) is None
 
 
 def test_a_network_with_a_teacher_is_served_with_its_gradients(tmp_path: Path) -> None:
     taught = tuple(dataclasses.replace(stage, clusters=3, clustering="teacher", depth=1) for stage in STAGES)
     torch.manual_seed(1)
-    model = PaCaViT(PaCaConfig("taught", taught, num_classes=3, image_size=32, patch_size=2, resize="stretch", crop=1.0, teacher_depths=(1, 1)))
+    model = PaCaViT(
+        PaCaConfig(
+            "taught",
+            taught,
+            num_classes=3,
+            image_size=32,
+            patch_size=2,
+            resize="stretch",
+            crop=1.0,
+            teacher_depths=(1, 1),
+        )
+    )
     report = export_model(Source(model, "taught", ("a", "b", "c")), tmp_path / "model.onnx")
     assert report.explain is not None
     assert report.manifest.explain is not None
@@ -164,7 +211,11 @@ def test_a_network_with_a_teacher_is_served_with_its_gradients(tmp_path: Path) -
     pixels = np.random.default_rng(5).integers(0, 256, (2, 32, 32, 3), np.uint8)
     features = engine.run(pixels, ("features",)).arrays["features"]
     found = GradientEngine(tmp_path / "explain.onnx").run(features, np.eye(3, dtype=np.float32)[:2])
-    assert {name: array.shape for name, array in found.items()} == {"map_1": (2, 16, 16), "effect_1": (2, 3), "effect_2": (2, 3)}
+    assert {name: array.shape for name, array in found.items()} == {
+        "map_1": (2, 16, 16),
+        "effect_1": (2, 3),
+        "effect_2": (2, 3),
+    }
 
 
 def test_labels_must_fit_the_classes(tmp_path: Path) -> None:
@@ -184,7 +235,9 @@ def test_labels_must_fit_the_classes(tmp_path: Path) -> None:
         (Request("paca_small_128", input_kind="float16"), "choose one of: uint8, float32"),
     ],
 )
-def test_bad_requests_end_in_one_line_and_write_nothing(tmp_path: Path, request_: Request, reason: str) -> None:
+def test_bad_requests_end_in_one_line_and_write_nothing(
+    tmp_path: Path, request_: Request, reason: str
+) -> None:
     with pytest.raises(ExportError, match=reason) as failure:
         run(dataclasses.replace(request_, out=tmp_path / "model.onnx"))
     assert "\n" not in str(failure.value)
@@ -210,16 +263,24 @@ def pictures(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_smaller_formats_keep_fused_attention_and_load_in_the_server(tmp_path: Path, pictures: Path, precision: str) -> None:
+def test_smaller_formats_keep_fused_attention_and_load_in_the_server(
+    tmp_path: Path, pictures: Path, precision: str
+) -> None:
     from safetensors.torch import save_file
 
     model = network()
     torch.nn.init.normal_(model.head.weight, std=2.0)
     import json
 
-    save_file(model.state_dict(), tmp_path / "w.safetensors", {"paca.config": json.dumps(model.config.to_dict()), "paca.labels": '["a", "b", "c"]'})
+    save_file(
+        model.state_dict(),
+        tmp_path / "w.safetensors",
+        {"paca.config": json.dumps(model.config.to_dict()), "paca.labels": '["a", "b", "c"]'},
+    )
     out = tmp_path / "toy" / "1" / f"model.{precision}.onnx"
-    report = run(Request("auto", tmp_path / "w.safetensors", precision=precision, calibration=pictures, out=out))
+    report = run(
+        Request("auto", tmp_path / "w.safetensors", precision=precision, calibration=pictures, out=out)
+    )
     assert report.manifest.precision == precision
     assert node_counts(onnx.load(out))["Attention"] == 3
     engine = Engine(out, Device("cpu"))

@@ -1,4 +1,5 @@
-"""Smaller number formats: which pictures calibrate and which judge, what stays in float, and what is said where 8 bits lose too much."""
+"""Smaller number formats: which pictures calibrate and which judge, what stays in float, and what is said
+where 8 bits lose too much."""
 
 from __future__ import annotations
 
@@ -17,7 +18,15 @@ from export.paca import PaCaConfig, PaCaViT, StageConfig
 from export.quantise import QuantisationError, logits, quantisable, to_fp16, to_int8
 from export.trace import trace
 
-CONFIG = PaCaConfig("toy", (StageConfig(8, 1, 2, 3), StageConfig(12, 2, 3)), num_classes=3, image_size=32, patch_size=2, resize="stretch", crop=1.0)
+CONFIG = PaCaConfig(
+    "toy",
+    (StageConfig(8, 1, 2, 3), StageConfig(12, 2, 3)),
+    num_classes=3,
+    image_size=32,
+    patch_size=2,
+    resize="stretch",
+    crop=1.0,
+)
 SENSITIVE = "stage2.1.mlp"
 
 
@@ -33,12 +42,15 @@ def pictures() -> np.ndarray:
     """(40, 32, 32, 3): smooth blobs of colour."""
     rng = np.random.default_rng(2)
     coarse = rng.integers(0, 256, (40, 4, 4, 3), np.uint8)
-    return np.stack([np.asarray(Image.fromarray(c).resize((32, 32), Image.Resampling.BICUBIC)) for c in coarse])
+    return np.stack(
+        [np.asarray(Image.fromarray(c).resize((32, 32), Image.Resampling.BICUBIC)) for c in coarse]
+    )
 
 
 @pytest.fixture(scope="module")
 def graph() -> onnx.ModelProto:
-    """A network in which one layer is made hard for 8 bits: one channel is 300 times larger and its weights as much smaller, so nothing else changes."""
+    """A network in which one layer is made hard for 8 bits: one channel is 300 times larger and its weights
+    as much smaller, so nothing else changes."""
     model = network()
     harden(model.stage2[1].norm2_before, model.stage2[1].mlp.fc1, 300)
     model.stage2[1].mlp.fc2.weight.data *= 20
@@ -61,16 +73,26 @@ def found(graph: onnx.ModelProto, pictures: np.ndarray) -> quantise.Int8:
 def scales(model: onnx.ModelProto) -> dict[str, float]:
     """The measured range of every activation in 8 bits."""
     values = {w.name: onnx.numpy_helper.to_array(w) for w in model.graph.initializer}
-    return {n.input[0]: float(values[n.input[1]]) for n in model.graph.node if n.op_type == "QuantizeLinear" and values[n.input[1]].ndim == 0}
+    return {
+        n.input[0]: float(values[n.input[1]])
+        for n in model.graph.node
+        if n.op_type == "QuantizeLinear" and values[n.input[1]].ndim == 0
+    }
 
 
 def floats(model: onnx.ModelProto) -> set[str]:
     """Modules whose convolutions and matrix products read their inputs in float."""
     eight_bit = {o for n in model.graph.node if n.op_type == "DequantizeLinear" for o in n.output}
-    return {n.name.split("/")[0] for n in model.graph.node if n.op_type in ("Conv", "MatMul", "Gemm") and n.input[0] not in eight_bit}
+    return {
+        n.name.split("/")[0]
+        for n in model.graph.node
+        if n.op_type in ("Conv", "MatMul", "Gemm") and n.input[0] not in eight_bit
+    }
 
 
-def test_every_second_picture_calibrates_and_the_others_judge(found: quantise.Int8, graph: onnx.ModelProto, pictures: np.ndarray) -> None:
+def test_every_second_picture_calibrates_and_the_others_judge(
+    found: quantise.Int8, graph: onnx.ModelProto, pictures: np.ndarray
+) -> None:
     assert (found.calibrated, found.judged) == (20, 20)
     others = pictures.copy()
     others[1::2] = others[1::2][::-1]
@@ -101,7 +123,9 @@ def test_nothing_stays_in_float_without_need(pictures: np.ndarray) -> None:
     assert found.kept_float == ()
 
 
-def test_attention_pooling_norms_stem_and_head_stay_in_float(found: quantise.Int8, graph: onnx.ModelProto) -> None:
+def test_attention_pooling_norms_stem_and_head_stay_in_float(
+    found: quantise.Int8, graph: onnx.ModelProto
+) -> None:
     before, after = node_counts(graph), node_counts(found.model)
     assert all(after[kind] == before[kind] for kind in ("Attention", "LayerNormalization", "Softmax"))
     for part in ("head", "patch_embed"):
@@ -126,13 +150,30 @@ def test_disagreement_ends_in_exit_code_1_and_the_layers_that_hurt(
     from service import cli
 
     model = network()
-    save_file(model.state_dict(), tmp_path / "w.safetensors", {"paca.config": json.dumps(CONFIG.to_dict()), "paca.labels": '["a", "b", "c"]'})
+    save_file(
+        model.state_dict(),
+        tmp_path / "w.safetensors",
+        {"paca.config": json.dumps(CONFIG.to_dict()), "paca.labels": '["a", "b", "c"]'},
+    )
     (tmp_path / "photos").mkdir()
     for i, picture in enumerate(pictures):
         Image.fromarray(picture).save(tmp_path / "photos" / f"{i}.png")
     out = tmp_path / "out" / "model.int8.onnx"
-    arguments = ["export", "auto", "-c", tmp_path / "w.safetensors", "--precision", "int8", "--calibration", tmp_path / "photos", "-o", out]
-    monkeypatch.setattr("export.pipeline.explain_stage", lambda model: None)  # its tracing takes seconds and has its own tests
+    arguments = [
+        "export",
+        "auto",
+        "-c",
+        tmp_path / "w.safetensors",
+        "--precision",
+        "int8",
+        "--calibration",
+        tmp_path / "photos",
+        "-o",
+        out,
+    ]
+    monkeypatch.setattr(
+        "export.pipeline.explain_stage", lambda model: None
+    )  # its tracing takes seconds and has its own tests
     monkeypatch.setattr("sys.argv", ["paca", *map(str, arguments)])
     monkeypatch.setattr(quantise, "AGREEMENT", 1.01)  # more than any choice of layers can reach
     with pytest.raises(SystemExit) as end:
@@ -145,7 +186,9 @@ def test_disagreement_ends_in_exit_code_1_and_the_layers_that_hurt(
     assert list(out.parent.iterdir()) == []
 
 
-def test_float16_keeps_types_outside_and_fused_attention_inside(graph: onnx.ModelProto, pictures: np.ndarray) -> None:
+def test_float16_keeps_types_outside_and_fused_attention_inside(
+    graph: onnx.ModelProto, pictures: np.ndarray
+) -> None:
     half = to_fp16(graph)
     assert [v.type.tensor_type.elem_type for v in (*half.graph.input, *half.graph.output)] == [
         v.type.tensor_type.elem_type for v in (*graph.graph.input, *graph.graph.output)

@@ -1,4 +1,5 @@
-"""The judge's tolerance: fixed, unless the network itself cannot tell its numbers better in float32; never enough to hide a wrong graph."""
+"""The judge's tolerance: fixed, unless the network itself cannot tell its numbers better in float32; never
+enough to hide a wrong graph."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ def model() -> PaCaViT:
     """Its first clustering has large scores, whose rounding shows in the assignment."""
     torch.manual_seed(1)
     stages = (StageConfig(6, 1, 2, 3), StageConfig(10, 1, 5))
-    model = PaCaViT(PaCaConfig("sharp", stages, num_classes=3, image_size=32, patch_size=2, resize="stretch", crop=1.0)).eval()
+    model = PaCaViT(
+        PaCaConfig("sharp", stages, num_classes=3, image_size=32, patch_size=2, resize="stretch", crop=1.0)
+    ).eval()
     with torch.no_grad():
         model.stage1[0].attn.clustering.clustering[4].weight *= 30
     return model
@@ -40,8 +43,13 @@ def _strict(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_strict")
-def test_differences_no_larger_than_float32s_own_pass(model: PaCaViT, written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    noise = verify.float32_noise(Served(model, "uint8", None).eval(), np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8))
+def test_differences_no_larger_than_float32s_own_pass(
+    model: PaCaViT, written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = verify.float32_noise(
+        Served(model, "uint8", None).eval(),
+        np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8),
+    )
     assert 1e-7 < noise["assignment_1"] < 1e-4
     differences, _ = verify.check_numbers(written, model, None)
     assert 1e-8 < differences["assignment_1"] < rounding.FACTOR * 1e-5

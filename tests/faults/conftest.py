@@ -1,5 +1,6 @@
-"""Faults, scripted. `make test` runs them at small counts and checks what must hold on any machine; `make soak` (PACA_SOAK=1) runs the same tests at full
-counts, checks the figures too, and appends them to PACA_SOAK_FILE (build/soak.jsonl), where a test that is already recorded is not run again."""
+"""Faults, scripted. `make test` runs them at small counts and checks what must hold on any machine; `make
+soak` (PACA_SOAK=1) runs the same tests at full counts, checks the figures too, and appends them to
+PACA_SOAK_FILE (build/soak.jsonl), where a test that is already recorded is not run again."""
 
 from __future__ import annotations
 
@@ -36,7 +37,11 @@ def soak() -> bool:
 def record(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
     """record(name=value, …): figures of this test, for the report."""
     name = request.node.name
-    if SOAK and FILE.exists() and any(json.loads(line)["test"] == name for line in FILE.read_text().splitlines()):
+    if (
+        SOAK
+        and FILE.exists()
+        and any(json.loads(line)["test"] == name for line in FILE.read_text().splitlines())
+    ):
         pytest.skip(f"recorded in {FILE}; delete the line to run it again")
     figures: dict[str, object] = {}
     began = time.monotonic()
@@ -44,7 +49,9 @@ def record(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
     if SOAK and figures and not getattr(request.node, "failed", False):
         FILE.parent.mkdir(parents=True, exist_ok=True)
         with FILE.open("a") as out:
-            out.write(json.dumps({"test": name, "seconds": round(time.monotonic() - began, 1), **figures}) + "\n")
+            out.write(
+                json.dumps({"test": name, "seconds": round(time.monotonic() - began, 1), **figures}) + "\n"
+            )
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,4 +1,5 @@
-"""Load on a server, closed (a caller asks again when answered) and open (requests come at their times, whatever the server does)."""
+"""Load on a server, closed (a caller asks again when answered) and open (requests come at their times,
+whatever the server does)."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from tests.serving import Answer, Connection
 
 @dataclass
 class Outcome:
-    """What became of a load. seconds: how long it lasted; answers of open load count from when they were due."""
+    """What became of a load. seconds: how long it lasted; answers of open load count from when they were
+    due."""
 
     seconds: float = 0.0
     answers: list[Answer] = field(default_factory=list)
@@ -36,8 +38,16 @@ def percentile(answers: Sequence[Answer], part: float) -> float:
     return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else 0.0
 
 
-async def closed(port: int, requests: Sequence[bytes], callers: int, until: asyncio.Event, outcome: Outcome, pause: float = 0.0) -> None:
-    """Callers that ask one after the other until the event, `pause` seconds apart; refused connections are tried again."""
+async def closed(
+    port: int,
+    requests: Sequence[bytes],
+    callers: int,
+    until: asyncio.Event,
+    outcome: Outcome,
+    pause: float = 0.0,
+) -> None:
+    """Callers that ask one after the other until the event, `pause` seconds apart; refused connections are
+    tried again."""
     began = time.monotonic()
 
     async def call(i: int) -> None:
@@ -61,7 +71,8 @@ async def closed_for(port: int, requests: Sequence[bytes], callers: int, seconds
 
 
 async def opened(port: int, requests: Sequence[bytes], rate: float, seconds: float) -> Outcome:
-    """`rate` requests a second for `seconds` at random (Poisson) times, as callers who do not know of each other come; each on an idle or a new connection."""
+    """`rate` requests a second for `seconds` at random (Poisson) times, as callers who do not know of each
+    other come; each on an idle or a new connection."""
     outcome, idle, tasks, sent = Outcome(), [], set(), 0
     chance = random.Random(5)
     began, due = time.monotonic(), chance.expovariate(rate)
@@ -69,7 +80,9 @@ async def opened(port: int, requests: Sequence[bytes], rate: float, seconds: flo
     async def ask(request: bytes, due: float) -> None:
         connection = idle.pop() if idle else Connection(port)
         answer = await connection.ask(request)
-        outcome.answers.append(Answer(answer.status, time.monotonic() - due, answer.headers, answer.body, answer.refused))
+        outcome.answers.append(
+            Answer(answer.status, time.monotonic() - due, answer.headers, answer.body, answer.refused)
+        )
         idle.append(connection)
 
     while due < seconds:

@@ -1,4 +1,5 @@
-"""A model is replaced under load, well and badly: a good one takes over without a lost request, a bad one is reported and the old keeps serving."""
+"""A model is replaced under load, well and badly: a good one takes over without a lost request, a bad one is
+reported and the old keeps serving."""
 
 from __future__ import annotations
 
@@ -114,7 +115,9 @@ async def scenario(repository, requests, record):
             await until_answered(lambda i=i: figure(serving.url, "paca_reload_failures_total") == i + 1)
         assert httpx.get(f"{serving.url}/models/tiny").json()["versions"] == ["1"]
         await asyncio.to_thread(add, 50)
-        await until_answered(lambda: httpx.get(f"{serving.url}/models/tiny").json()["versions"] == ["1", "50"])
+        await until_answered(
+            lambda: httpx.get(f"{serving.url}/models/tiny").json()["versions"] == ["1", "50"]
+        )
         await asyncio.sleep(0.5)
         until.set()
         await load

@@ -1,4 +1,5 @@
-"""The time of day jumps under load, in a real server under libfaketime: no deadline fires, no time is negative, nobody is refused."""
+"""The time of day jumps under load, in a real server under libfaketime: no deadline fires, no time is
+negative, nobody is refused."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def test_jumps_of_the_wall_clock_disturb_nobody(pictures, count, record, tmp_pat
         "FAKETIME_TIMESTAMP_FILE": str(clock),
         "FAKETIME_CACHE_DURATION": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "FAKETIME_FORCE_MONOTONIC_FIX": "0",  # else it stretches the interpreter's own waits of 5 ms to a second and more
+        # else it stretches the interpreter's own waits of 5 ms to a second and more
+        "FAKETIME_FORCE_MONOTONIC_FIX": "0",
     }.items():
         monkeypatch.setenv(name, value)
     asyncio.run(scenario([post(p) for p in pictures], clock, count(1, 20), record))
@@ -53,7 +55,9 @@ async def scenario(requests, clock, rounds, record):
         await load
         pulse = await health
         metrics = httpx.get(f"{serving.url}/metrics").text
-    timings = [value for answer in outcome.of(200) for value in json.loads(answer.body)["timings_ms"].values()]
+    timings = [
+        value for answer in outcome.of(200) for value in json.loads(answer.body)["timings_ms"].values()
+    ]
     record(jumps=len(jumps), requests=len(outcome.answers), statuses=outcome.statuses())
     assert set(outcome.statuses()) == {200}
     assert {answer.status for answer in pulse} == {200}

@@ -1,4 +1,5 @@
-"""Workers that are killed, servers that are stopped, under load: nobody else notices, nothing accepted is lost."""
+"""Workers that are killed, servers that are stopped, under load: nobody else notices, nothing accepted is
+lost."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ async def until_true(condition, seconds: float) -> float:
     return time.monotonic() - began
 
 
-def test_a_killed_worker_costs_its_own_requests_only_and_is_replaced(pictures, tiny_repository, count, record):
+def test_a_killed_worker_costs_its_own_requests_only_and_is_replaced(
+    pictures, tiny_repository, count, record
+):
     asyncio.run(kill([post(p) for p in pictures], tiny_repository, count(2, 20), record))
 
 
@@ -38,18 +41,28 @@ async def kill(requests, models, kills, record):
     outcome, until, replaced = Outcome(), asyncio.Event(), []
     with served(models, workers=2) as serving:
         await until_true(lambda: ready(serving) == 2, 60)
-        right = {best(httpx.post(f"{serving.url}/classify", content=r.partition(b"\r\n\r\n")[2]).content) for r in requests}
+        right = {
+            best(httpx.post(f"{serving.url}/classify", content=r.partition(b"\r\n\r\n")[2]).content)
+            for r in requests
+        }
         load = asyncio.create_task(closed(serving.port, requests, CALLERS, until, outcome))
         for _ in range(kills):
             await asyncio.sleep(0.5)
             victim = serving.workers()[0]
             os.kill(victim, signal.SIGKILL)
-            replaced.append(await until_true(lambda v=victim: v not in serving.workers() and ready(serving) == 2, 60))
+            replaced.append(
+                await until_true(lambda v=victim: v not in serving.workers() and ready(serving) == 2, 60)
+            )
         await asyncio.sleep(0.5)
         until.set()
         await load
         assert not any(answer.refused for answer in outcome.answers)
-    record(kills=kills, requests=len(outcome.answers), lost=len(outcome.lost), slowest_replacement_s=round(max(replaced), 1))
+    record(
+        kills=kills,
+        requests=len(outcome.answers),
+        lost=len(outcome.lost),
+        slowest_replacement_s=round(max(replaced), 1),
+    )
     assert set(outcome.statuses()) <= {0, 200}
     assert len(outcome.lost) <= kills * CALLERS
     assert {best(answer.body) for answer in outcome.of(200)} <= right
@@ -81,7 +94,8 @@ def test_a_stopping_server_answers_everything_it_accepted(pictures, tiny_reposit
 
 
 async def stop(requests, models, workers):
-    """(outcome of the load, seconds from the signal to the end, what /readyz said first, exit code, processes left over)."""
+    """(outcome of the load, seconds from the signal to the end, what /readyz said first, exit code, processes
+    left over)."""
     outcome, until = Outcome(), asyncio.Event()
     with served(models, workers=workers) as serving:
         family = [process.pid for process in serving.family()]

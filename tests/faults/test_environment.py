@@ -1,4 +1,5 @@
-"""A full disk, a log nobody can write, an engine that fails, a clock that jumps: the server goes on or says why not."""
+"""A full disk, a log nobody can write, an engine that fails, a clock that jumps: the server goes on or says
+why not."""
 
 from __future__ import annotations
 
@@ -22,13 +23,27 @@ SERVICE = Path(__file__).parents[2] / "service"
 def test_a_full_log_and_no_temporary_folder_stop_nothing(tiny_repository, jpeg):
     if not os.path.exists("/dev/full"):
         pytest.skip("this system has no /dev/full")
-    environment = {**os.environ, "PACA_MODELS": str(tiny_repository), "PACA_PORT": "0", "TMPDIR": "/nonexistent", "PYTHONUNBUFFERED": "1"}
+    environment = {
+        **os.environ,
+        "PACA_MODELS": str(tiny_repository),
+        "PACA_PORT": "0",
+        "TMPDIR": "/nonexistent",
+        "PYTHONUNBUFFERED": "1",
+    }
     with open("/dev/full", "wb") as full:
-        process = subprocess.Popen([sys.executable, "-m", "service", "serve"], env=environment, stdout=subprocess.PIPE, stderr=full, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service", "serve"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=full,
+            text=True,
+        )
         try:
             url = process.stdout.readline().split()[-1]
             answers = [httpx.post(f"{url}classify", content=jpeg).status_code for _ in range(3)]
-            answers.append(httpx.post(f"{url}classify", files={"file": jpeg * 60}).status_code)  # far beyond what a spooling parser keeps in memory
+            answers.append(
+                httpx.post(f"{url}classify", files={"file": jpeg * 60}).status_code
+            )  # far beyond what a spooling parser keeps in memory
         finally:
             process.terminate()
             code = process.wait(30)
@@ -59,17 +74,32 @@ def test_an_engine_that_fails_is_503_and_recovers(tiny_repository, jpeg, monkeyp
 
 
 def test_no_decision_depends_on_the_wall_clock():
-    """Deadlines, waits and timings use the monotonic clock, so a jump of the time of day changes nothing; only log lines tell the time."""
+    """Deadlines, waits and timings use the monotonic clock, so a jump of the time of day changes nothing;
+    only log lines tell the time."""
     clocks = {("time", "time"), ("datetime", "now"), ("datetime", "utcnow")}
-    nodes = [(file.name, node) for file in SERVICE.rglob("*.py") for node in ast.walk(ast.parse(file.read_text("utf-8")))]
-    calls = [(name, node.value.id, node.attr) for name, node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
+    nodes = [
+        (file.name, node)
+        for file in SERVICE.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+    ]
+    calls = [
+        (name, node.value.id, node.attr)
+        for name, node in nodes
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    ]
     assert [call for call in calls if call[1:] in clocks] == []
 
 
 def test_a_taken_port_is_one_line_and_exit_code_1(tiny_repository):
     with served(tiny_repository) as serving:
         environment = {**os.environ, "PACA_MODELS": str(tiny_repository), "PACA_PORT": str(serving.port)}
-        done = subprocess.run([sys.executable, "-m", "service", "serve"], env=environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [sys.executable, "-m", "service", "serve"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
     assert done.returncode == 1
     assert f"port {serving.port}" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,4 +1,5 @@
-"""Callers that leave: in the middle of their request, after it, while they wait. Their work is dropped and nobody else notices."""
+"""Callers that leave: in the middle of their request, after it, while they wait. Their work is dropped and
+nobody else notices."""
 
 from __future__ import annotations
 
@@ -13,7 +14,9 @@ from tests.serving import post, served
 
 def figure(url: str, name: str) -> float:
     """A metric's value, summed over its labels."""
-    found = re.findall(rf"^{name}(?:{{[^}}]*}})? ([0-9.e+-]+)$", httpx.get(f"{url}/metrics", timeout=60).text, re.M)
+    found = re.findall(
+        rf"^{name}(?:{{[^}}]*}})? ([0-9.e+-]+)$", httpx.get(f"{url}/metrics", timeout=60).text, re.M
+    )
     return sum(map(float, found))
 
 
@@ -50,7 +53,12 @@ async def scenario(requests, total, record, soak):
         grown = serving.rss() - memory
         cancelled = figure(serving.url, "paca_cancelled_total")
         assert httpx.get(f"{serving.url}/readyz", timeout=60).status_code == 200
-    record(left=left, inferred_all_the_same=wasted, part=round(wasted / left, 4), rss_growth_mb=round(grown / 2**20, 1))
+    record(
+        left=left,
+        inferred_all_the_same=wasted,
+        part=round(wasted / left, 4),
+        rss_growth_mb=round(grown / 2**20, 1),
+    )
     assert set(outcome.statuses()) == {200}
     assert cancelled >= 0.9 * left
     assert wasted <= 0.3 * left

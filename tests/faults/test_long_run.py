@@ -20,18 +20,29 @@ def mixed(pictures: list[bytes]) -> list[bytes]:
     draw = random.Random(7)
 
     def body(path: str, kind: str, content: bytes) -> bytes:
-        return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content
+        return (
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: "
+            f"{len(content)}\r\n\r\n".encode()
+            + content
+        )
 
     def good() -> bytes:
         picture = draw.choice(pictures)
         form = draw.randrange(5)
         if form == 0:
-            return body("/classify", "application/json", json.dumps({"image": base64.b64encode(picture).decode()}).encode())
+            return body(
+                "/classify",
+                "application/json",
+                json.dumps({"image": base64.b64encode(picture).decode()}).encode(),
+            )
         if form == 1:
             part = b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + picture + b"\r\n"
             return body("/classify?top_k=2", "multipart/form-data; boundary=b", part * 2 + b"--b--\r\n")
         if form == 2:
-            return post(picture, f"/explain?render=overlay&size=64&method={draw.choice(['cam', 'focus', 'fine', 'grouping'])}")
+            return post(
+                picture,
+                f"/explain?render=overlay&size=64&method={draw.choice(['cam', 'focus', 'fine', 'grouping'])}",
+            )
         return post(picture)
 
     def bad() -> bytes:
@@ -45,7 +56,8 @@ def mixed(pictures: list[bytes]) -> list[bytes]:
                 post(picture, f"/classify?p{draw.random()}=1"),
                 body("/classify", "application/json", b"{"),
                 body("/classify", "multipart/form-data; boundary=b", b"--b\r\n"),
-                f"GET /path/{draw.random()} HTTP/1.1\r\nHost: x\r\nX-Request-ID: {draw.random()}\r\n\r\n".encode(),
+                f"GET /path/{draw.random()} HTTP/1.1\r\nHost: x\r\nX-Request-ID: "
+                f"{draw.random()}\r\n\r\n".encode(),
             ]
         )
 
@@ -53,7 +65,9 @@ def mixed(pictures: list[bytes]) -> list[bytes]:
 
 
 def test_many_mixed_requests_leave_nothing_behind(tiny_repository, pictures, count, record, soak):
-    asyncio.run(scenario(tiny_repository, mixed(pictures), count(600, 5_000), count(600, 95_000), record, soak))
+    asyncio.run(
+        scenario(tiny_repository, mixed(pictures), count(600, 5_000), count(600, 95_000), record, soak)
+    )
 
 
 async def scenario(models, requests, first, then, record, soak):

@@ -1,4 +1,5 @@
-"""More requests than the server can answer: the rest is refused at once, what is accepted is answered in time, health answers throughout."""
+"""More requests than the server can answer: the rest is refused at once, what is accepted is answered in
+time, health answers throughout."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from tests.serving import Serving, post, served
 
 @contextmanager
 def on_a_core_of_its_own(soak: bool) -> Iterator[Serving]:
-    """The server; in a soak on the first core, and this process, which makes the load, on the others: else the load would eat what it is held against."""
+    """The server; in a soak on the first core, and this process, which makes the load, on the others: else
+    the load would eat what it is held against."""
     cores = sorted(os.sched_getaffinity(0))
     apart = soak and len(cores) > 1
     try:

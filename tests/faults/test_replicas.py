@@ -1,7 +1,9 @@
-"""The promise of docker/compose.scale.yaml, with Debian's HAProxy and real servers: replicas die and are replaced, and no request of any caller is lost.
+"""The promise of docker/compose.scale.yaml, with Debian's HAProxy and real servers: replicas die and are
+replaced, and no request of any caller is lost.
 
-The balancer runs the shipped docker/haproxy/haproxy.cfg. `adapted` replaces what names places, and nothing else: the address it listens on, and the
-template that finds replicas in compose's DNS by one line for each replica on loopback, with the template's own options.
+The balancer runs the shipped docker/haproxy/haproxy.cfg. `adapted` replaces what names places, and nothing
+else: the address it listens on, and the template that finds replicas in compose's DNS by one line for each
+replica on loopback, with the template's own options.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from tests.faults.test_crashes import best, until_true
 from tests.serving import Serving, free_port, post, served
 
 CONFIG = Path(__file__).parents[2] / "docker" / "haproxy" / "haproxy.cfg"
-TEMPLATE = re.compile(r"^  server-template replica 10 paca:8000 (check .*) resolvers docker init-addr none$", re.M)
+TEMPLATE = re.compile(
+    r"^  server-template replica 10 paca:8000 (check .*) resolvers docker init-addr none$", re.M
+)
 REPLICAS = 3
 CALLERS = 6
 
@@ -60,7 +64,9 @@ def balanced(program: str, replicas: list[int], folder: Path) -> Iterator[int]:
     """HAProxy in front of the replicas; its port."""
     listen = free_port()
     (folder / "haproxy.cfg").write_text(adapted(listen, replicas))
-    with subprocess.Popen([program, "-db", "-f", str(folder / "haproxy.cfg")], stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        [program, "-db", "-f", str(folder / "haproxy.cfg")], stdout=subprocess.DEVNULL
+    ) as process:
         try:
             yield listen
         finally:
@@ -106,9 +112,22 @@ def test_the_shipped_configuration_is_valid_as_it_stands(haproxy: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_no_request_is_lost_while_replicas_are_killed_and_renewed(haproxy, tiny_repository, pictures, photo, encode, count, record, tmp_path):
+def test_no_request_is_lost_while_replicas_are_killed_and_renewed(
+    haproxy, tiny_repository, pictures, photo, encode, count, record, tmp_path
+):
     requests = [*map(post, pictures), post(encode(photo, "PNG"))]
-    asyncio.run(scenario(haproxy, tiny_repository, requests, count(2, 10), count(300, 10_000), count(1, 0) / 20, record, tmp_path))
+    asyncio.run(
+        scenario(
+            haproxy,
+            tiny_repository,
+            requests,
+            count(2, 10),
+            count(300, 10_000),
+            count(1, 0) / 20,
+            record,
+            tmp_path,
+        )
+    )
 
 
 async def scenario(haproxy, models, requests, kills, least, pause, record, folder):
@@ -117,7 +136,14 @@ async def scenario(haproxy, models, requests, kills, least, pause, record, folde
         fleet = Fleet(models, stack)
         listen = stack.enter_context(balanced(haproxy, fleet.ports, folder))
         await fleet.all_ready()
-        right = {best(httpx.post(f"http://127.0.0.1:{fleet.ports[0]}/classify", content=r.partition(b"\r\n\r\n")[2]).content) for r in requests}
+        right = {
+            best(
+                httpx.post(
+                    f"http://127.0.0.1:{fleet.ports[0]}/classify", content=r.partition(b"\r\n\r\n")[2]
+                ).content
+            )
+            for r in requests
+        }
         load = asyncio.create_task(closed(listen, requests, CALLERS, until, outcome, pause))
         await asyncio.sleep(0.5)
         for i in range(kills):

@@ -6,7 +6,16 @@ import json
 import numpy as np
 import pytest
 
-from service.artifact import HEAD_KEY, MANIFEST_KEY, Golden, Head, Manifest, Preprocessing, StageInfo, golden_picture
+from service.artifact import (
+    HEAD_KEY,
+    MANIFEST_KEY,
+    Golden,
+    Head,
+    Manifest,
+    Preprocessing,
+    StageInfo,
+    golden_picture,
+)
 from service.errors import BadArtifact
 
 MANIFEST = Manifest(
@@ -15,7 +24,10 @@ MANIFEST = Manifest(
     config={"name": "paca_small_128"},
     labels=("cat", "dog"),
     preprocessing=Preprocessing((128, 128), "stretch", 1.0, "bilinear", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
-    stages=(StageInfo(1, (32, 32), 64, 2, 49, "conv", "assignment_1"), StageInfo(2, (16, 16), 128, 3, 0, None, None)),
+    stages=(
+        StageInfo(1, (32, 32), 64, 2, 49, "conv", "assignment_1"),
+        StageInfo(2, (16, 16), 128, 3, 0, None, None),
+    ),
     input="uint8",
     dynamic_size=False,
     precision="fp32",
@@ -59,7 +71,10 @@ def test_members_of_a_newer_writer_are_ignored() -> None:
         (changed(input="bfloat16"), "unknown input kind 'bfloat16'"),
         (changed(temperature=0), "temperature must be positive"),
         (changed(preprocessing={"size": [8, 8]}), "incomplete"),
-        (changed(preprocessing={**dataclasses.asdict(MANIFEST.preprocessing), "resize": "wrap"}), "preprocessing this server does not know"),
+        (
+            changed(preprocessing={**dataclasses.asdict(MANIFEST.preprocessing), "resize": "wrap"}),
+            "preprocessing this server does not know",
+        ),
     ],
 )
 def test_a_manifest_that_cannot_be_served_is_refused(text: str, reason: str) -> None:
@@ -88,7 +103,9 @@ def test_head_weights_that_do_not_fit_are_refused(text: str) -> None:
 
 def test_float_input_is_normalised_channel_first() -> None:
     pixels = np.full((1, 2, 2, 3), 255, np.uint8)
-    assert MANIFEST.preprocessing.to_float(pixels).tolist() == [[[[2.0, 2.0], [2.0, 2.0]]] * 3]  # (1 - 0.5) / 0.25
+    assert MANIFEST.preprocessing.to_float(pixels).tolist() == [
+        [[[2.0, 2.0], [2.0, 2.0]]] * 3
+    ]  # (1 - 0.5) / 0.25
 
 
 def test_the_golden_picture_is_the_same_everywhere() -> None:

@@ -1,4 +1,5 @@
-"""The batcher's promise, sentence by sentence (numbers as in its docstring). All of it at once: test_batcher_fuzz.py."""
+"""The batcher's promise, sentence by sentence (numbers as in its docstring). All of it at once:
+test_batcher_fuzz.py."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from service.errors import BadArtifact, DeadlineExceeded, Draining, EngineFailed
 
 
 class Doubler:
-    """Stands for the engine: item → 2 * item. Remembers its runs; `open` unset makes it busy; `bad` items raise."""
+    """Stands for the engine: item → 2 * item. Remembers its runs; `open` unset makes it busy; `bad` items
+    raise."""
 
     def __init__(self, bad: dict[int, Exception] | None = None, seconds: float = 0.0) -> None:
         self.runs: list[list[int]] = []
@@ -149,7 +151,13 @@ def test_4_a_caller_that_leaves_changes_nothing_for_others_and_its_item_is_never
             waiting[3].cancel()
             await until(lambda: batcher.depth == 3)
         answers = await asyncio.gather(*waiting, return_exceptions=True)
-        assert [a.result if isinstance(a, Answer) else type(a) for a in answers] == [2, asyncio.CancelledError, 6, asyncio.CancelledError, 10]
+        assert [a.result if isinstance(a, Answer) else type(a) for a in answers] == [
+            2,
+            asyncio.CancelledError,
+            6,
+            asyncio.CancelledError,
+            10,
+        ]
         assert engine.runs == [[0], [1, 3, 5]]
         assert batcher.dropped == 2
 

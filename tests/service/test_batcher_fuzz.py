@@ -20,12 +20,24 @@ from service.errors import PacaError
     [
         (1, {"max_batch": 1, "queue_size": 30}),
         (2, {"max_batch": 8, "queue_size": 100, "instances": 3}),
-        (3, {"max_batch": 5, "queue_size": 50, "instances": 2, "max_wait": 0.002, "key": lambda item: item % 3}),
+        (
+            3,
+            {
+                "max_batch": 5,
+                "queue_size": 50,
+                "instances": 2,
+                "max_wait": 0.002,
+                "key": lambda item: item % 3,
+            },
+        ),
     ],
 )
-def test_the_promise_holds_under_thousands_of_random_cancellations_failures_and_deadlines(seed: int, shape: dict[str, Any]) -> None:
-    """3,000 callers a case, more where a slow machine needs them to see every outcome. Every tenth item breaks its run always, some break one at random,
-    some runs return too little, callers leave at any time."""
+def test_the_promise_holds_under_thousands_of_random_cancellations_failures_and_deadlines(
+    seed: int, shape: dict[str, Any]
+) -> None:
+    """3,000 callers a case, more where a slow machine needs them to see every outcome. Every tenth item
+    breaks its run always, some break one at random, some runs return too little, callers leave at any
+    time."""
     chance = random.Random(seed)
     runs: Counter[int] = Counter()
     lock = threading.Lock()
@@ -47,7 +59,10 @@ def test_the_promise_holds_under_thousands_of_random_cancellations_failures_and_
     gate = asyncio.Semaphore(shape["queue_size"] + 30)
 
     def varied(batcher: Batcher[int, int]) -> bool:
-        return min(outcomes["answered"], outcomes["EngineFailed"], outcomes["DeadlineExceeded"], batcher.dropped) > 5
+        return (
+            min(outcomes["answered"], outcomes["EngineFailed"], outcomes["DeadlineExceeded"], batcher.dropped)
+            > 5
+        )
 
     async def caller(batcher: Batcher[int, int], item: int) -> None:
         async with gate:  # so that a slow machine gets the same mixture later, not all callers at once
@@ -57,7 +72,11 @@ def test_the_promise_holds_under_thousands_of_random_cancellations_failures_and_
     async def one(batcher: Batcher[int, int], item: int) -> None:
         deadline = time.monotonic() + chance.random() * 0.05 if chance.random() < 0.2 else None
         task = asyncio.current_task()
-        leaving = asyncio.get_running_loop().call_later(chance.random() * 0.02, task.cancel) if task and chance.random() < 0.4 else None
+        leaving = (
+            asyncio.get_running_loop().call_later(chance.random() * 0.02, task.cancel)
+            if task and chance.random() < 0.4
+            else None
+        )
         try:
             answer = await batcher.submit(item, deadline)
         except PacaError as error:

@@ -1,4 +1,5 @@
-"""`paca bench` and `paca tune`: they measure what they say, and the load generator counts what the server really answered."""
+"""`paca bench` and `paca tune`: they measure what they say, and the load generator counts what the server
+really answered."""
 
 from __future__ import annotations
 
@@ -16,14 +17,18 @@ from service.load import closed_loop, request_bytes
 
 
 def test_every_step_of_a_request_is_measured(tiny_repository: Path) -> None:
-    found = bench.steps(tiny_repository / "tiny" / "1" / "model.onnx", Device("cpu", threads=1), bench.sample(), seconds=0.1)
+    found = bench.steps(
+        tiny_repository / "tiny" / "1" / "model.onnx", Device("cpu", threads=1), bench.sample(), seconds=0.1
+    )
     assert list(found) == ["decode and preprocess", "run, batch 1", "run, batch 8, per picture"]
     assert all(0 < ms < 10_000 for ms in found.values())
 
 
 def test_tune_measures_each_setting_through_the_predictor(tiny_repository: Path) -> None:
     settings = [Setting(1, 1, 1), Setting(2, 1, 4)]
-    found = list(bench.tune(tiny_repository / "tiny" / "1" / "model.onnx", bench.sample((48, 64)), 0.3, settings))
+    found = list(
+        bench.tune(tiny_repository / "tiny" / "1" / "model.onnx", bench.sample((48, 64)), 0.3, settings)
+    )
     assert [m.setting for m in found] == settings
     assert all(m.rate > 0 and m.p50 > 0 for m in found)
 
@@ -47,7 +52,11 @@ def test_only_plain_http_is_load_tested(url: str) -> None:
 
 
 SIZED = b"\r\ncontent-length: 2\r\n\r\nok"
-CHUNKED = b"\r\nTransfer-Encoding: chunked\r\n\r\n2;note=x\r\nok\r\n1A\r\n" + b"o" * 26 + b"\r\n0\r\nTrailer: x\r\n\r\n"
+CHUNKED = (
+    b"\r\nTransfer-Encoding: chunked\r\n\r\n2;note=x\r\nok\r\n1A\r\n"
+    + b"o" * 26
+    + b"\r\n0\r\nTrailer: x\r\n\r\n"
+)
 
 
 @pytest.mark.parametrize("body", [SIZED, CHUNKED], ids=["sized", "chunked"])
@@ -83,7 +92,9 @@ def test_a_server_that_hangs_up_is_counted_not_raised() -> None:
 
         server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        found = await closed_loop("127.0.0.1", port, b"POST / HTTP/1.1\r\n\r\n", connections=2, seconds=0.1, warm_up=0)
+        found = await closed_loop(
+            "127.0.0.1", port, b"POST / HTTP/1.1\r\n\r\n", connections=2, seconds=0.1, warm_up=0
+        )
         server.close()
         assert found.failures > 0
         assert math.isnan(found.percentile(0.5))

@@ -1,4 +1,5 @@
-"""The command `paca` as a program: tables for people, JSON for machines, one line and exit code 1 when it fails, 2 for wrong usage."""
+"""The command `paca` as a program: tables for people, JSON for machines, one line and exit code 1 when it
+fails, 2 for wrong usage."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ import pytest
 
 
 def paca(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([sys.executable, "-m", "service", *arguments], input=stdin, capture_output=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", "service", *arguments], input=stdin, capture_output=True, timeout=120
+    )
 
 
 @pytest.fixture
@@ -40,7 +43,12 @@ def test_a_picture_from_standard_input_gets_a_table(model: str, jpeg: bytes) -> 
 
 def test_inspect_says_what_the_file_says_of_itself(model: str) -> None:
     found = json.loads(paca("inspect", model, "--json").stdout)
-    assert (found["variant"], found["opset"], found["attention_nodes"], found["self_test"]) == ("tiny", 23, 3, "passed")
+    assert (found["variant"], found["opset"], found["attention_nodes"], found["self_test"]) == (
+        "tiny",
+        23,
+        3,
+        "passed",
+    )
     assert b"3 clusters" in paca("inspect", model).stdout
 
 

@@ -1,4 +1,5 @@
-"""A request is checked against a model: names become ids, and what cannot be is refused with what to send instead."""
+"""A request is checked against a model: names become ids, and what cannot be is refused with what to send
+instead."""
 
 from __future__ import annotations
 
@@ -36,7 +37,16 @@ MANIFEST = Manifest(
 
 @pytest.mark.parametrize(
     ("target", "number"),
-    [("golf ball", 1), ("GOLF BALL", 1), (" golf_ball ", 1), (1, 1), ("1", 1), ("tench", 0), ("tinca tinca", 0), ("tench, tinca tinca", 0)],
+    [
+        ("golf ball", 1),
+        ("GOLF BALL", 1),
+        (" golf_ball ", 1),
+        (1, 1),
+        ("1", 1),
+        ("tench", 0),
+        ("tinca tinca", 0),
+        ("tench, tinca tinca", 0),
+    ],
 )
 def test_a_class_is_found_by_number_name_or_synonym(target: str | int, number: int) -> None:
     assert compose.class_id(target, MANIFEST.labels) == number
@@ -47,7 +57,13 @@ def test_labels_with_underscores_are_found_by_their_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "reason"), [("cat", "the model knows: tench"), (3, "ids go from 0 to 2"), (-1, "ids go from 0 to 2"), ("99", "ids go from")]
+    ("target", "reason"),
+    [
+        ("cat", "the model knows: tench"),
+        (3, "ids go from 0 to 2"),
+        (-1, "ids go from 0 to 2"),
+        ("99", "ids go from"),
+    ],
 )
 def test_an_unknown_class_lists_the_known_ones(target: str | int, reason: str) -> None:
     with pytest.raises(BadParameter, match=reason):
@@ -97,7 +113,9 @@ def test_what_cannot_be_is_refused_with_what_to_send_instead(options: ExplainOpt
 def test_scores_are_the_softmax_of_logits_over_temperature() -> None:
     p = compose.probabilities(np.array([0.0, np.log(9.0)]), temperature=1.0)
     np.testing.assert_allclose(p, [0.1, 0.9])
-    np.testing.assert_allclose(compose.probabilities(np.array([0.0, 2 * np.log(3.0)]), temperature=2.0), [0.25, 0.75])
+    np.testing.assert_allclose(
+        compose.probabilities(np.array([0.0, 2 * np.log(3.0)]), temperature=2.0), [0.25, 0.75]
+    )
 
 
 def test_huge_logits_do_not_overflow() -> None:

@@ -1,4 +1,5 @@
-"""The engine on the real ONNX Runtime: honest about its provider, refuses what is no artifact, and gives what the exporter measured."""
+"""The engine on the real ONNX Runtime: honest about its provider, refuses what is no artifact, and gives what
+the exporter measured."""
 
 from __future__ import annotations
 
@@ -30,11 +31,16 @@ def picture(seed: int, batch: int = 1) -> np.ndarray:
 
 def test_onnx_runtime_keeps_what_runs_here_to_itself(model: Path, tmp_path: Path) -> None:
     """Its telemetry keeps a database in the user's cache folder before it sends it."""
-    code = "import sys, time; from pathlib import Path; from service.engine import *; Engine(Path(sys.argv[1]), Device('cpu')); time.sleep(2)"
+    code = (
+        "import sys, time; from pathlib import Path; from service.engine import *; Engine(Path(sys.argv[1]), "
+        "Device('cpu')); time.sleep(2)"
+    )
     home = tmp_path / "home"
     home.mkdir()
     homes = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "TMPDIR"), str(home))
-    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"} | homes
+    environment = {
+        name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"
+    } | homes
     subprocess.run([sys.executable, "-c", code, str(model)], env=environment, check=True)
     assert list(home.iterdir()) == []
 
@@ -54,7 +60,9 @@ def test_every_output_has_the_shape_the_contract_says(model: Path) -> None:
 def test_logits_are_the_mean_token_times_the_head(model: Path) -> None:
     engine = Engine(model, CPU)
     out = engine.run(picture(1), ("tokens",))
-    np.testing.assert_allclose(out.arrays["tokens"].mean(1) @ engine.head.weight.T + engine.head.bias, out.logits, atol=1e-5)
+    np.testing.assert_allclose(
+        out.arrays["tokens"].mean(1) @ engine.head.weight.T + engine.head.bias, out.logits, atol=1e-5
+    )
 
 
 def test_each_cluster_is_a_distribution_over_patches(model: Path) -> None:
@@ -106,7 +114,9 @@ def rewritten(model: Path, change: object) -> Path:
 
 
 def weights(proto: onnx.ModelProto) -> onnx.TensorProto:
-    return next(t for t in proto.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) == 4)
+    return next(
+        t for t in proto.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) == 4
+    )
 
 
 def poison(proto: onnx.ModelProto) -> None:
@@ -163,7 +173,9 @@ def external(proto: onnx.ModelProto) -> None:
         (external, "not a model this server can load"),
     ],
 )
-def test_a_file_that_contradicts_itself_is_refused_with_the_reason(model: Path, change: object, reason: str) -> None:
+def test_a_file_that_contradicts_itself_is_refused_with_the_reason(
+    model: Path, change: object, reason: str
+) -> None:
     with pytest.raises(BadArtifact, match=reason):
         Engine(rewritten(model, change), CPU)
 

@@ -1,4 +1,5 @@
-"""Explanations as arithmetic: what adds up adds up, what changes with the class changes, and nothing breaks on a blank picture."""
+"""Explanations as arithmetic: what adds up adds up, what changes with the class changes, and nothing breaks
+on a blank picture."""
 
 from __future__ import annotations
 
@@ -23,11 +24,16 @@ def _every_bad_number_raises() -> Iterator[None]:
         yield
 
 
-def network(seed: int, patches: tuple[int, int] = (5, 7), channels: int = 11, classes: int = 13) -> tuple[np.ndarray, Head, np.ndarray]:
+def network(
+    seed: int, patches: tuple[int, int] = (5, 7), channels: int = 11, classes: int = 13
+) -> tuple[np.ndarray, Head, np.ndarray]:
     """(tokens, head, logits) of a random last layer."""
     rng = np.random.default_rng(seed)
     tokens = rng.standard_normal((patches[0] * patches[1], channels)).astype(np.float32)
-    head = Head(rng.standard_normal((classes, channels)).astype(np.float32), rng.standard_normal(classes).astype(np.float32))
+    head = Head(
+        rng.standard_normal((classes, channels)).astype(np.float32),
+        rng.standard_normal(classes).astype(np.float32),
+    )
     return tokens, head, tokens.mean(0) @ head.weight.T + head.bias
 
 
@@ -52,7 +58,9 @@ class TestContributions:
     def test_and_the_bias_are_the_logit_for_every_class(self, target: int):
         tokens, head, logits = network(1)
         weights = explain.question(13, target)
-        account = explain.completeness(explain.contributions(tokens, (5, 7), head, weights), head, weights, logits)
+        account = explain.completeness(
+            explain.contributions(tokens, (5, 7), head, weights), head, weights, logits
+        )
         assert account.sum_contributions + account.bias == pytest.approx(float(logits[target]), abs=1e-5)
         assert account.residual == pytest.approx(0, abs=1e-5)
 
@@ -71,8 +79,13 @@ class TestContributions:
 
     def test_change_when_the_head_is_another(self):
         tokens, head, _ = network(2)
-        shuffled = Head(np.random.default_rng(3).permutation(head.weight.ravel()).reshape(head.weight.shape), head.bias)
-        one, other = (explain.contributions(tokens, (5, 7), h, explain.question(13, 4)).ravel().argsort().argsort() for h in (head, shuffled))
+        shuffled = Head(
+            np.random.default_rng(3).permutation(head.weight.ravel()).reshape(head.weight.shape), head.bias
+        )
+        one, other = (
+            explain.contributions(tokens, (5, 7), h, explain.question(13, 4)).ravel().argsort().argsort()
+            for h in (head, shuffled)
+        )
         assert abs(np.corrcoef(one, other)[0, 1]) < 0.5
 
 
@@ -95,13 +108,27 @@ class TestHeatmap:
         assert explain.focus(np.ones((3, 5), np.float32), maps).shape == (12, 20)
 
     def test_fine_adds_maps_of_equal_spread(self):
-        found = explain.fine(np.array([[3.0, -3.0]]), {1: np.array([[1.0, -1.0]]), 2: np.array([[-500.0, 500.0]])}, explain.Tuning(smooth=1))
+        found = explain.fine(
+            np.array([[3.0, -3.0]]),
+            {1: np.array([[1.0, -1.0]]), 2: np.array([[-500.0, 500.0]])},
+            explain.Tuning(smooth=1),
+        )
         np.testing.assert_allclose(found, [[1, -1]])
 
     def test_says_what_it_is(self):
-        for name, signed, units, complete in (("cam", True, "logit", True), ("focus", False, "relative", False), ("fine", True, "relative", False)):
+        for name, signed, units, complete in (
+            ("cam", True, "logit", True),
+            ("focus", False, "relative", False),
+            ("fine", True, "relative", False),
+        ):
             heat, method = explain.heatmap(name, self.CAM, {1: self.MAP})
-            assert (heat.signed, heat.units, method.name, method.complete, method.class_specific) == (signed, units, name, complete, True)
+            assert (heat.signed, heat.units, method.name, method.complete, method.class_specific) == (
+                signed,
+                units,
+                name,
+                complete,
+                True,
+            )
 
     def test_of_grouping_is_none_and_not_about_a_class(self):
         heat, method = explain.heatmap("grouping", self.CAM, {})
@@ -132,7 +159,12 @@ class TestMask:
         values[1:3, 1:4] = 0.6
         values[3, 7] = 1.0
         found = explain.mask(values, 0.5, explain.Tuning(detail=8))
-        assert found.region.astype(int).tolist() == [[0] * 8, [0, 1, 1, 1, 0, 0, 0, 0], [0, 1, 1, 1, 0, 0, 0, 0], [0] * 8]
+        assert found.region.astype(int).tolist() == [
+            [0] * 8,
+            [0, 1, 1, 1, 0, 0, 0, 0],
+            [0, 1, 1, 1, 0, 0, 0, 0],
+            [0] * 8,
+        ]
         assert found.bbox == (0.125, 0.25, 0.5, 0.75)
         assert found.threshold == 0.5
 
@@ -160,11 +192,19 @@ class TestClusters:
     def test_shares_hand_the_evidence_out_by_membership(self):
         assert explain.shares(np.array([[3.0]], np.float32), self.PAIR) == pytest.approx([1.0, 2.0])
 
-    @given(seed=st.integers(0, 20), target=st.integers(0, 12), grid=st.sampled_from([(10, 14), (5, 7), (20, 28), (9, 13)]))
-    def test_shares_of_a_stage_and_the_bias_are_the_logit(self, seed: int, target: int, grid: tuple[int, int]):
+    @given(
+        seed=st.integers(0, 20),
+        target=st.integers(0, 12),
+        grid=st.sampled_from([(10, 14), (5, 7), (20, 28), (9, 13)]),
+    )
+    def test_shares_of_a_stage_and_the_bias_are_the_logit(
+        self, seed: int, target: int, grid: tuple[int, int]
+    ):
         tokens, head, logits = network(seed)
         cam = explain.contributions(tokens, (5, 7), head, explain.question(13, target))
-        assert explain.shares(cam, assignment(seed, grid=grid)).sum() + head.bias[target] == pytest.approx(float(logits[target]), abs=2e-5)
+        assert explain.shares(cam, assignment(seed, grid=grid)).sum() + head.bias[target] == pytest.approx(
+            float(logits[target]), abs=2e-5
+        )
 
     def test_every_patch_is_segmented_once(self):
         z = assignment(5)
@@ -182,7 +222,9 @@ class TestClusters:
         np.testing.assert_allclose(second.values, [[2 / 3, 2 / 3], [0, 0]], atol=1e-6)
 
     def test_clusters_against_the_class_come_last_with_a_negative_share(self):
-        shares = [view.share for view in explain.strongest(assignment(1), 17, network(1)[0][:, :1].reshape(5, 7))]
+        shares = [
+            view.share for view in explain.strongest(assignment(1), 17, network(1)[0][:, :1].reshape(5, 7))
+        ]
         assert shares == sorted(shares, reverse=True)
         assert shares[-1] < 0
 

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.geometry import bounds, largest_component, product, resample, smooth, spread, taps, to_pixel, to_pixels
+from service.geometry import (
+    bounds,
+    largest_component,
+    product,
+    resample,
+    smooth,
+    spread,
+    taps,
+    to_pixel,
+    to_pixels,
+)
 
 
 def test_two_cells_over_four_pixels_mix_at_half_pixel_centres():
@@ -46,7 +56,13 @@ def test_resampling_doubles_a_small_map():
     assert resample(np.array([[0.0, 4.0]]), (1, 4)).tolist() == [[0, 1, 3, 4]]
 
 
-@given(h=st.integers(1, 9), w=st.integers(1, 9), down=st.integers(0, 13), across=st.integers(0, 13), seed=st.integers(0, 99))
+@given(
+    h=st.integers(1, 9),
+    w=st.integers(1, 9),
+    down=st.integers(0, 13),
+    across=st.integers(0, 13),
+    seed=st.integers(0, 99),
+)
 def test_spreading_over_a_finer_grid_keeps_the_sum(h: int, w: int, down: int, across: int, seed: int):
     values = np.random.default_rng(seed).standard_normal((h, w))
     assert spread(values, (h + down, w + across)).sum() == pytest.approx(values.sum(), abs=1e-9)
@@ -63,7 +79,12 @@ def test_smoothing_takes_the_mean_of_neighbours_and_repeats_the_border():
 
 def test_the_largest_part_is_connected_by_edges_not_by_corners():
     region = np.array([[1, 0, 0, 1], [0, 1, 0, 1], [1, 1, 0, 0], [1, 0, 1, 1]], bool)
-    assert largest_component(region).astype(int).tolist() == [[0, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0]]
+    assert largest_component(region).astype(int).tolist() == [
+        [0, 0, 0, 0],
+        [0, 1, 0, 0],
+        [1, 1, 0, 0],
+        [1, 0, 0, 0],
+    ]
 
 
 def test_arms_that_meet_only_further_down_are_one_part():
@@ -72,7 +93,9 @@ def test_arms_that_meet_only_further_down_are_one_part():
 
 
 @settings(max_examples=50)
-@given(height=st.integers(1, 9), width=st.integers(1, 9), density=st.floats(0.1, 0.9), seed=st.integers(0, 999))
+@given(
+    height=st.integers(1, 9), width=st.integers(1, 9), density=st.floats(0.1, 0.9), seed=st.integers(0, 999)
+)
 def test_the_largest_part_agrees_with_a_flood_fill(height: int, width: int, density: float, seed: int):
     region = np.random.default_rng(seed).random((height, width)) < density
     sizes, left = [0], {(int(y), int(x)) for y, x in np.argwhere(region)}

@@ -28,7 +28,11 @@ def ask(tiny_repository: Path) -> Callable[[Callable[[Predictor], Awaitable[T]]]
 
     def run(question: Callable[[Predictor], Awaitable[T]], capacity: Capacity | None = None) -> T:
         async def main() -> T:
-            predictor = Predictor.open(tiny_repository / "tiny" / "1" / "model.onnx", device=Device("cpu", threads=1), capacity=capacity)
+            predictor = Predictor.open(
+                tiny_repository / "tiny" / "1" / "model.onnx",
+                device=Device("cpu", threads=1),
+                capacity=capacity,
+            )
             try:
                 return await question(predictor)
             finally:
@@ -63,16 +67,25 @@ def test_contributions_and_bias_add_up_to_every_logit(ask, jpeg: bytes, method: 
 
 def test_a_contrast_is_the_difference_of_two_classes_and_antisymmetric(ask, jpeg: bytes) -> None:
     async def both(p: Predictor):
-        return [await p.explain(jpeg, ExplainOptions(method="cam", targets=(a,), contrast=b)) for a, b in ((0, 1), (1, 0), (2, 2))]
+        return [
+            await p.explain(jpeg, ExplainOptions(method="cam", targets=(a,), contrast=b))
+            for a, b in ((0, 1), (1, 0), (2, 2))
+        ]
 
     forward, backward, same = (answer.explanations[0] for answer in ask(both))
     np.testing.assert_allclose(forward.heatmap.values, -backward.heatmap.values, atol=1e-6)
     assert np.abs(same.heatmap.values).max() == 0
-    assert forward.completeness.logit == pytest.approx(forward.target.logit - forward.contrast.logit, abs=1e-5)
+    assert forward.completeness.logit == pytest.approx(
+        forward.target.logit - forward.contrast.logit, abs=1e-5
+    )
 
 
 def test_cluster_shares_come_strongest_first(ask, jpeg: bytes) -> None:
-    clusters = ask(lambda p: p.explain(jpeg, ExplainOptions(method="cam", stage=1, top_clusters=5))).explanations[0].clusters
+    clusters = (
+        ask(lambda p: p.explain(jpeg, ExplainOptions(method="cam", stage=1, top_clusters=5)))
+        .explanations[0]
+        .clusters
+    )
     shares = [c.share for c in clusters]
     assert len(clusters) == 5
     assert shares == sorted(shares, reverse=True)
@@ -103,7 +116,9 @@ def test_pictures_in_one_batch_get_the_answers_they_get_alone(ask, encode) -> No
     assert max(answer.timings.batch_size for answer in batched) > 1
     for one, other in zip(batched, alone, strict=True):
         assert [p.label for p in one.predictions] == [p.label for p in other.predictions]
-        np.testing.assert_allclose([p.score for p in one.predictions], [p.score for p in other.predictions], atol=1e-4)
+        np.testing.assert_allclose(
+            [p.score for p in one.predictions], [p.score for p in other.predictions], atol=1e-4
+        )
 
 
 def test_explanations_are_equal_to_the_last_bit_whoever_else_asks(ask, encode) -> None:
@@ -121,7 +136,9 @@ def test_explanations_are_equal_to_the_last_bit_whoever_else_asks(ask, encode) -
         assert [c.overlay for c in explanation.clusters] == [c.overlay for c in alone.clusters]
 
 
-def test_a_closed_predictor_frees_its_sessions_at_once(tiny_repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_predictor_frees_its_sessions_at_once(
+    tiny_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not when the garbage collector comes by: a server exempts what it loaded from that."""
     opened = []
 
@@ -133,7 +150,9 @@ def test_a_closed_predictor_frees_its_sessions_at_once(tiny_repository: Path, mo
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     gc.disable()
     try:
-        predictor = Predictor.open(tiny_repository / "tiny" / "1" / "model.onnx", device=Device("cpu", threads=1))
+        predictor = Predictor.open(
+            tiny_repository / "tiny" / "1" / "model.onnx", device=Device("cpu", threads=1)
+        )
         assert [session() is None for session in opened] == [False, False]
         asyncio.run(predictor.close())
         assert [session() is None for session in opened] == [True, True]
@@ -143,7 +162,9 @@ def test_a_closed_predictor_frees_its_sessions_at_once(tiny_repository: Path, mo
 
 def test_a_bad_picture_fails_alone(ask, jpeg: bytes) -> None:
     async def mixed(p: Predictor):
-        return await asyncio.gather(*(p.classify(d) for d in (jpeg, jpeg[:500], jpeg)), return_exceptions=True)
+        return await asyncio.gather(
+            *(p.classify(d) for d in (jpeg, jpeg[:500], jpeg)), return_exceptions=True
+        )
 
     first, bad, last = ask(mixed, Capacity(max_batch=4))
     assert isinstance(bad, BadImage)
@@ -162,7 +183,14 @@ def test_tensors_go_through_the_graph_as_it_is(ask) -> None:
     assert set(ask(lambda p: p.infer(batch, ("logits",)))) == {"logits"}
 
 
-@pytest.mark.parametrize("bad", [np.zeros((1, 32, 32, 3), np.float32), np.zeros((1, 31, 32, 3), np.uint8), np.zeros((0, 32, 32, 3), np.uint8)])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.zeros((1, 32, 32, 3), np.float32),
+        np.zeros((1, 31, 32, 3), np.uint8),
+        np.zeros((0, 32, 32, 3), np.uint8),
+    ],
+)
 def test_tensors_that_do_not_fit_are_refused_with_the_shape_that_would(ask, bad: np.ndarray) -> None:
     with pytest.raises(BadParameter, match=r"\(B, 32, 32, 3\)"):
         ask(lambda p: p.infer(bad))
@@ -229,7 +257,10 @@ def test_where_one_row_is_refused_the_others_are_not_run(ask) -> None:
 def test_closing_lets_every_step_of_a_call_finish(tiny_repository: Path, jpeg: bytes) -> None:
     async def leaving() -> list[int]:
         p = Predictor.open(tiny_repository / "tiny" / "1" / "model.onnx", device=Device("cpu", threads=1))
-        calls = [asyncio.create_task(p.explain(jpeg, ExplainOptions(method="fine", targets=(0, 1)))) for _ in range(6)]
+        calls = [
+            asyncio.create_task(p.explain(jpeg, ExplainOptions(method="fine", targets=(0, 1))))
+            for _ in range(6)
+        ]
         await asyncio.sleep(0.01)
         await p.close()
         assert all(call.done() for call in calls)

@@ -1,4 +1,5 @@
-"""Which model answers, and how a new version takes over without a lost request; with real models on the real engine."""
+"""Which model answers, and how a new version takes over without a lost request; with real models on the real
+engine."""
 
 from __future__ import annotations
 
@@ -75,7 +76,9 @@ def test_a_new_version_is_swapped_in_while_the_old_one_answers(repository: Path,
     asyncio.run(main())
 
 
-def test_a_request_that_just_got_the_old_version_is_answered_by_it_in_all_its_steps(repository: Path, jpeg: bytes) -> None:
+def test_a_request_that_just_got_the_old_version_is_answered_by_it_in_all_its_steps(
+    repository: Path, jpeg: bytes
+) -> None:
     async def main() -> None:
         async with started(repository) as registry:
             old = registry.get()
@@ -92,8 +95,13 @@ def test_a_request_that_just_got_the_old_version_is_answered_by_it_in_all_its_st
     asyncio.run(main())
 
 
-@pytest.mark.parametrize(("settings", "admitted"), [({}, 16 + 4), ({"instances": 20, "max_batch": 4}, 160 + 80), ({"queue_size": 3}, 3 + 4)])
-def test_as_many_pictures_are_admitted_as_may_wait_and_run(repository: Path, settings: dict[str, int], admitted: int) -> None:
+@pytest.mark.parametrize(
+    ("settings", "admitted"),
+    [({}, 16 + 4), ({"instances": 20, "max_batch": 4}, 160 + 80), ({"queue_size": 3}, 3 + 4)],
+)
+def test_as_many_pictures_are_admitted_as_may_wait_and_run(
+    repository: Path, settings: dict[str, int], admitted: int
+) -> None:
     async def main() -> None:
         async with started(repository, **{"instances": 1, **settings}) as registry:
             capacity = registry.get().capacity
@@ -104,7 +112,9 @@ def test_as_many_pictures_are_admitted_as_may_wait_and_run(repository: Path, set
 
 
 @pytest.mark.parametrize(("small", "most"), [(1e9, 4), (0, 1)])
-def test_on_cpu_only_small_networks_share_runs(repository: Path, monkeypatch: pytest.MonkeyPatch, small: float, most: int) -> None:
+def test_on_cpu_only_small_networks_share_runs(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, small: float, most: int
+) -> None:
     monkeypatch.setattr("service.wiring.SMALL", small)
 
     async def main() -> None:
@@ -115,7 +125,9 @@ def test_on_cpu_only_small_networks_share_runs(repository: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("content", [b"", b"no model"])
-def test_a_broken_version_is_reported_once_and_the_old_one_keeps_serving(repository: Path, jpeg: bytes, content: bytes) -> None:
+def test_a_broken_version_is_reported_once_and_the_old_one_keeps_serving(
+    repository: Path, jpeg: bytes, content: bytes
+) -> None:
     async def main() -> None:
         async with started(repository) as registry:
             (add_version(repository, "2") / "model.onnx").write_bytes(content)

@@ -1,4 +1,5 @@
-"""Pictures people can read: every mark lies where it belongs, the photo keeps its brightness, colours mean what the bar says."""
+"""Pictures people can read: every mark lies where it belongs, the photo keeps its brightness, colours mean
+what the bar says."""
 
 from __future__ import annotations
 
@@ -24,8 +25,12 @@ def pixels(picture: Picture) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(picture.data)).convert("RGB")).astype(int)
 
 
-def canvas(width: int = 40, height: int = 30, window: tuple[float, float, float, float] | None = None, **how: object) -> Canvas:
-    return Canvas(photo(width, height), window or (0, 0, width, height), (width, height), **{"fmt": "png", **how})
+def canvas(
+    width: int = 40, height: int = 30, window: tuple[float, float, float, float] | None = None, **how: object
+) -> Canvas:
+    return Canvas(
+        photo(width, height), window or (0, 0, width, height), (width, height), **{"fmt": "png", **how}
+    )
 
 
 def hot(grid: tuple[int, int], row: int, column: int) -> np.ndarray:
@@ -36,13 +41,31 @@ def hot(grid: tuple[int, int], row: int, column: int) -> np.ndarray:
 
 class TestGeometry:
     @settings(max_examples=150, deadline=None)
-    @given(data=st.data(), width=st.integers(8, 240), height=st.integers(8, 240), rows=st.integers(1, 16), columns=st.integers(1, 16))
-    def test_a_mark_at_a_pixel_is_found_at_that_pixel(self, data: st.DataObject, width: int, height: int, rows: int, columns: int):
-        """Whatever part of the photo was cropped, or added around it, and whatever its aspect and the overlay's size."""
-        x0, y0 = data.draw(st.floats(-0.3 * width, 0.4 * width)), data.draw(st.floats(-0.3 * height, 0.4 * height))
-        x1, y1 = data.draw(st.floats(0.6 * width, 1.3 * width)), data.draw(st.floats(0.6 * height, 1.3 * height))
+    @given(
+        data=st.data(),
+        width=st.integers(8, 240),
+        height=st.integers(8, 240),
+        rows=st.integers(1, 16),
+        columns=st.integers(1, 16),
+    )
+    def test_a_mark_at_a_pixel_is_found_at_that_pixel(
+        self, data: st.DataObject, width: int, height: int, rows: int, columns: int
+    ):
+        """Whatever part of the photo was cropped, or added around it, and whatever its aspect and the
+        overlay's size."""
+        x0, y0 = (
+            data.draw(st.floats(-0.3 * width, 0.4 * width)),
+            data.draw(st.floats(-0.3 * height, 0.4 * height)),
+        )
+        x1, y1 = (
+            data.draw(st.floats(0.6 * width, 1.3 * width)),
+            data.draw(st.floats(0.6 * height, 1.3 * height)),
+        )
         x, y = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
-        column, row = int((x + 0.5 - x0) / (x1 - x0) * columns // 1), int((y + 0.5 - y0) / (y1 - y0) * rows // 1)
+        column, row = (
+            int((x + 0.5 - x0) / (x1 - x0) * columns // 1),
+            int((y + 0.5 - y0) / (y1 - y0) * rows // 1),
+        )
         if not (0 <= column < columns and 0 <= row < rows and x0 < x + 0.5 < x1 and y0 < y + 0.5 < y1):
             return  # the network did not see that pixel
         drawn = pixels(canvas(width, height, (x0, y0, x1, y1)).overlay(hot((rows, columns), row, column)))
@@ -58,8 +81,12 @@ class TestGeometry:
         drawn = pixels(Canvas(photo(80, 40), (20, 0, 60, 40), size, fmt="png").overlay(hot((5, 5), 2, 2)))
         weight = np.abs(drawn - 100).sum(-1).astype(float)
         assert drawn.shape[:2] == size[::-1]
-        assert (weight.sum(0) @ (np.arange(size[0]) + 0.5)) / weight.sum() == pytest.approx(size[0] / 2, abs=0.3)
-        assert (weight.sum(1) @ (np.arange(size[1]) + 0.5)) / weight.sum() == pytest.approx(size[1] / 2, abs=0.3)
+        assert (weight.sum(0) @ (np.arange(size[0]) + 0.5)) / weight.sum() == pytest.approx(
+            size[0] / 2, abs=0.3
+        )
+        assert (weight.sum(1) @ (np.arange(size[1]) + 0.5)) / weight.sum() == pytest.approx(
+            size[1] / 2, abs=0.3
+        )
 
     def test_what_the_network_did_not_see_stays_the_photo(self):
         drawn = pixels(canvas(40, 30, (5, 0, 35, 30)).overlay(np.ones((3, 3))))
@@ -84,7 +111,10 @@ class TestOverlay:
 
     def test_is_the_weaker_the_smaller_the_number(self):
         values = np.array([[0.0, 0.2, 0.4, 1.0]])
-        on_black, on_white = (pixels(Canvas(photo(40, 30, v), (0, 0, 40, 30), (40, 30), fmt="png").overlay(values)) for v in (0, 255))
+        on_black, on_white = (
+            pixels(Canvas(photo(40, 30, v), (0, 0, 40, 30), (40, 30), fmt="png").overlay(values))
+            for v in (0, 255)
+        )
         opacity = 1 - (on_white - on_black)[15, [4, 15, 25, 36], 0] / 255
         assert opacity == pytest.approx([0, 0.18, 0.36, 0.6], abs=0.03)
 
@@ -118,7 +148,9 @@ class TestOverlay:
 
 
 class TestMask:
-    REGION = np.kron([[True, False], [False, False]], np.ones((15, 20))).astype(bool)  # the upper left quarter
+    REGION = np.kron([[True, False], [False, False]], np.ones((15, 20))).astype(
+        bool
+    )  # the upper left quarter
 
     def test_is_one_bit_and_exact(self):
         drawn = canvas(fmt="jpeg").mask(self.REGION)
@@ -174,7 +206,9 @@ class TestColours:
             ("cividis", (0, 34, 78), (125, 124, 120), (254, 232, 56)),
         ],
     )
-    def test_are_the_published_tables_and_get_lighter_all_the_way(self, name: str, first: tuple, middle: tuple, last: tuple):
+    def test_are_the_published_tables_and_get_lighter_all_the_way(
+        self, name: str, first: tuple, middle: tuple, last: tuple
+    ):
         table = SEQUENTIAL[name]
         assert [tuple(row) for row in table[[0, 128, 255]].tolist()] == [first, middle, last]
         lightness = (table / 255.0) ** 2.2 @ (0.2126, 0.7152, 0.0722)

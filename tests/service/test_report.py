@@ -11,13 +11,33 @@ import pytest
 
 from service.explain import CAM, FOCUS, GROUPING
 from service.report import render_report
-from service.results import Cluster, Completeness, Explained, Explanation, Heatmap, ImageInfo, MaskInfo, Picture, Prediction, TargetInfo, Timings
+from service.results import (
+    Cluster,
+    Completeness,
+    Explained,
+    Explanation,
+    Heatmap,
+    ImageInfo,
+    MaskInfo,
+    Picture,
+    Prediction,
+    TargetInfo,
+    Timings,
+)
 
 DOT = Picture("image/png", 1, 1, b"dot")
 BALL = TargetInfo("golf ball", 8, 9.1, 0.1)
-CLUSTERS = tuple(Cluster(2, m, share, area, (3, 4), (0, 0, 9, 9), overlay=DOT) for m, share, area in ((17, -0.4, 0.25), (5, 1.2, 0.11)))
+CLUSTERS = tuple(
+    Cluster(2, m, share, area, (3, 4), (0, 0, 9, 9), overlay=DOT)
+    for m, share, area in ((17, -0.4, 0.25), (5, 1.2, 0.11))
+)
 CAM_ANSWER = Explanation(
-    BALL, CAM, Completeness(9.0, 0.1, 9.1, 2e-6), Heatmap(np.array([[-0.2, 1.4]], np.float32), True, "logit"), {"overlay": DOT}, clusters=CLUSTERS
+    BALL,
+    CAM,
+    Completeness(9.0, 0.1, 9.1, 2e-6),
+    Heatmap(np.array([[-0.2, 1.4]], np.float32), True, "logit"),
+    {"overlay": DOT},
+    clusters=CLUSTERS,
 )
 ANSWER = Explained(
     "imagenette",
@@ -72,14 +92,27 @@ def test_is_one_file_without_scripts_or_other_hosts():
 
 def test_says_what_the_model_said_and_how_it_adds_up():
     text = Page(render_report(ANSWER)).text
-    for said in ("golf ball, 97.0 %", "church", "500 × 375", "Why “golf ball”?", "+9.000", "bias: +0.100", "+9.100"):
+    for said in (
+        "golf ball, 97.0 %",
+        "church",
+        "500 × 375",
+        "Why “golf ball”?",
+        "+9.000",
+        "bias: +0.100",
+        "+9.100",
+    ):
         assert said in text
 
 
 def test_the_colour_bar_has_ends_and_units():
     assert "1.4 against" in Page(render_report(ANSWER)).text
     assert "logits each patch adds" in render_report(ANSWER)
-    relative = replace(CAM_ANSWER, method=FOCUS, completeness=None, heatmap=Heatmap(np.eye(2, dtype=np.float32), False, "relative"))
+    relative = replace(
+        CAM_ANSWER,
+        method=FOCUS,
+        completeness=None,
+        heatmap=Heatmap(np.eye(2, dtype=np.float32), False, "relative"),
+    )
     text = render_report(replace(ANSWER, explanations=(relative,)), colormap="inferno")
     assert "relative: 1 is the strongest place" in text
     assert "#fcffa4" in text
@@ -100,7 +133,14 @@ def test_a_contrast_names_both_classes():
 
 
 def test_grouping_is_not_sold_as_a_reason():
-    alone = Explanation(BALL, GROUPING, None, None, {"segmentation": DOT}, clusters=tuple(replace(c, share=None) for c in CLUSTERS))
+    alone = Explanation(
+        BALL,
+        GROUPING,
+        None,
+        None,
+        {"segmentation": DOT},
+        clusters=tuple(replace(c, share=None) for c in CLUSTERS),
+    )
     text = Page(render_report(replace(ANSWER, explanations=(alone,)))).text
     assert "What the model groups together" in text
     assert "no reason for the prediction" in text
@@ -123,7 +163,16 @@ def test_warnings_fallbacks_masks_and_effects_are_told():
 @pytest.mark.parametrize("label", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "a & b"])
 def test_labels_cannot_become_markup(label: str):
     named = replace(CAM_ANSWER, target=replace(BALL, label=label), contrast=replace(BALL, label=label))
-    page = Page(render_report(replace(ANSWER, predictions=(Prediction(label, 8, 1.0, 9.1),), warnings=(label,), explanations=(named,))))
+    page = Page(
+        render_report(
+            replace(
+                ANSWER,
+                predictions=(Prediction(label, 8, 1.0, 9.1),),
+                warnings=(label,),
+                explanations=(named,),
+            )
+        )
+    )
     assert page.text.count(label) >= 4
     assert "script" not in page.tags
     assert all(address.startswith("data:") for address in page.addresses)

@@ -7,12 +7,16 @@ from pydantic import ValidationError
 
 from service.settings import Settings, cores
 
-CONTRACT = """HOST, PORT, MODELS, DEFAULT_MODEL, PROVIDER, DEVICE_ID, PRECISION, INSTANCES, THREADS, MAX_BATCH, MAX_WAIT_MS, QUEUE_SIZE, DEADLINE_MS,
-MAX_BODY_MB, MAX_PIXELS, MAX_IMAGES, ROOT_PATH, WORKERS, API_KEYS, CORS_ORIGINS, LOG_FORMAT, LOG_LEVEL, OTEL, METRICS, DOCS, DEMO, WATCH_MODELS"""
+CONTRACT = """HOST, PORT, MODELS, DEFAULT_MODEL, PROVIDER, DEVICE_ID, PRECISION, INSTANCES,
+THREADS, MAX_BATCH, MAX_WAIT_MS, QUEUE_SIZE, DEADLINE_MS,
+MAX_BODY_MB, MAX_PIXELS, MAX_IMAGES, ROOT_PATH, WORKERS, API_KEYS, CORS_ORIGINS,
+LOG_FORMAT, LOG_LEVEL, OTEL, METRICS, DOCS, DEMO, WATCH_MODELS"""
 
 
 def test_the_settings_are_the_promised_ones_and_each_says_what_it_does() -> None:
-    assert {name.upper() for name in Settings.model_fields} == {word.strip() for word in CONTRACT.replace("\n", " ").split(",")}
+    assert {name.upper() for name in Settings.model_fields} == {
+        word.strip() for word in CONTRACT.replace("\n", " ").split(",")
+    }
     assert all(len(field.description or "") > 20 for field in Settings.model_fields.values())
 
 
@@ -32,9 +36,18 @@ def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("PORT", "70000"), ("PROVIDER", "tpu"), ("QUEUE_SIZE", "-1"), ("MAX_BODY_MB", "-1"), ("LOG_FORMAT", "xml")]
+    ("name", "value"),
+    [
+        ("PORT", "70000"),
+        ("PROVIDER", "tpu"),
+        ("QUEUE_SIZE", "-1"),
+        ("MAX_BODY_MB", "-1"),
+        ("LOG_FORMAT", "xml"),
+    ],
 )
-def test_a_value_that_cannot_be_is_refused_at_start(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_a_value_that_cannot_be_is_refused_at_start(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
     monkeypatch.setenv(f"PACA_{name}", value)
     with pytest.raises(ValidationError):
         Settings()

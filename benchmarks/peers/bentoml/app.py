@@ -1,4 +1,5 @@
-"""BentoML, as its documentation serves a model: one service, adaptive batching over decoded-inside pictures, or one picture a call in threads."""
+"""BentoML, as its documentation serves a model: one service, adaptive batching over decoded-inside pictures,
+or one picture a call in threads."""
 
 import os
 from pathlib import Path
@@ -10,7 +11,9 @@ import numpy as np
 SIZE, WAIT = common.batch()
 
 
-@bentoml.service(name="paca", workers=1, threads=int(os.environ.get("BENCH_CALLS", "1")), traffic={"timeout": 60})
+@bentoml.service(
+    name="paca", workers=1, threads=int(os.environ.get("BENCH_CALLS", "1")), traffic={"timeout": 60}
+)
 class PaCa:
     def __init__(self) -> None:
         self.engine = common.load()
@@ -26,4 +29,6 @@ class PaCa:
 
         @bentoml.api(route="/classify")
         def classify(self, images: Path) -> dict:
-            return common.answer(self.engine.run(common.read(images.read_bytes(), self.engine)[None]).logits[0], self.engine)
+            return common.answer(
+                self.engine.run(common.read(images.read_bytes(), self.engine)[None]).logits[0], self.engine
+            )

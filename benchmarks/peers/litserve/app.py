@@ -1,4 +1,5 @@
-"""LitServe, as its documentation serves files: decode, batch, predict and encode are methods of one LitAPI, the photo comes as a multipart part."""
+"""LitServe, as its documentation serves files: decode, batch, predict and encode are methods of one LitAPI,
+the photo comes as a multipart part."""
 
 import os
 
@@ -30,5 +31,7 @@ class PaCa(ls.LitAPI):
 if __name__ == "__main__":
     size, wait = common.batch()
     api = PaCa(max_batch_size=size, batch_timeout=wait / 1000, api_path="/classify")
-    server = ls.LitServer(api, accelerator="cpu", workers_per_device=1, fast_queue=os.environ.get("BENCH_FAST_QUEUE") == "1")
+    server = ls.LitServer(
+        api, accelerator="cpu", workers_per_device=1, fast_queue=os.environ.get("BENCH_FAST_QUEUE") == "1"
+    )
     server.run(host="127.0.0.1", port=int(os.environ["BENCH_PORT"]), generate_client_file=False)

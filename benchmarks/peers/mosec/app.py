@@ -1,4 +1,5 @@
-"""mosec, as its documentation serves images: a preprocessing worker and an inference worker with dynamic batching, or both steps in one worker."""
+"""mosec, as its documentation serves images: a preprocessing worker and an inference worker with dynamic
+batching, or both steps in one worker."""
 
 import json
 import os
@@ -55,6 +56,15 @@ if __name__ == "__main__":
     if os.environ.get("BENCH_STAGES") == "1":
         server.append_worker(Both, num=1, timeout=30, route="/classify")
     else:
-        server.append_worker(Preprocess, num=int(os.environ.get("BENCH_DECODERS", "1")), timeout=30, route="/classify")
-        server.append_worker(Inference, num=1, max_batch_size=SIZE, max_wait_time=max(1, int(WAIT)), timeout=30, route="/classify")
+        server.append_worker(
+            Preprocess, num=int(os.environ.get("BENCH_DECODERS", "1")), timeout=30, route="/classify"
+        )
+        server.append_worker(
+            Inference,
+            num=1,
+            max_batch_size=SIZE,
+            max_wait_time=max(1, int(WAIT)),
+            timeout=30,
+            route="/classify",
+        )
     server.run()

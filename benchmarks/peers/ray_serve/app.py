@@ -1,4 +1,5 @@
-"""Ray Serve, as its documentation serves a model: one replica with the request's bytes in `__call__` and, where a batch is asked for, `@serve.batch`."""
+"""Ray Serve, as its documentation serves a model: one replica with the request's bytes in `__call__` and,
+where a batch is asked for, `@serve.batch`."""
 
 import os
 

@@ -1,10 +1,12 @@
 """Ways to assign N patches to M clusters, interchangeable in any stage.
 
-The protocol is one call: tokens x (B, N, C) on a grid (H, W) → assignment z (B, M, N) whose every row sums to 1 over the N patches. A
-clustering knows nothing of attention or of the other clusterings; `CLUSTERINGS` maps the names used in configs to constructors (dim, clusters).
-The learned ones score patches with a small net; the classic ones (kmeans, gmm, hierarchical, dbscan) have no parameters and look at each picture's
-own tokens. A class that cannot be exported says why in `not_exportable`; `softmaxes` (default 1) is how many Softmax nodes its graph has; with `near_ties`
-two runtimes that round differently may assign a few patches differently.
+The protocol is one call: tokens x (B, N, C) on a grid (H, W) → assignment z (B, M, N) whose every row sums to
+1 over the N patches. A clustering knows nothing of attention or of the other clusterings; `CLUSTERINGS` maps
+the names used in configs to constructors (dim, clusters). The learned ones score patches with a small net;
+the classic ones (kmeans, gmm, hierarchical, dbscan) have no parameters and look at each picture's own tokens.
+A class that cannot be exported says why in `not_exportable`; `softmaxes` (default 1) is how many Softmax
+nodes its graph has; with `near_ties` two runtimes that round differently may assign a few patches
+differently.
 """
 
 from __future__ import annotations

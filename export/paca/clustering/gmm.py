@@ -1,4 +1,5 @@
-"""Gaussian mixture with diagonal covariances on the tokens of one picture, by a fixed number of EM steps (Dempster et al. 1977) in the log domain."""
+"""Gaussian mixture with diagonal covariances on the tokens of one picture, by a fixed number of EM steps
+(Dempster et al. 1977) in the log domain."""
 
 from __future__ import annotations
 
@@ -8,16 +9,19 @@ from torch import Tensor, nn
 from ..layout import Grid
 from .membership import centred, evenly_spaced, full_precision
 
-FLOOR = 0.1  # of a variance, relative to the picture's: where variances start, and what keeps a component from collapsing onto one patch
+# of a variance, relative to the picture's: where variances start, and what keeps a component from collapsing
+# onto one patch
+FLOOR = 0.1
 EMPTY = 1e-3  # patches; a component with less responsibility than this is empty
 
 
 class GaussianMixture(nn.Module):
-    """x (B, N, C) → z (B, M, N): responsibilities of component m, normalised over patches. No parameters; cost (steps + 1) · 4 · N·M·C.
+    """x (B, N, C) → z (B, M, N): responsibilities of component m, normalised over patches. No parameters;
+    cost (steps + 1) · 4 · N·M·C.
 
-    Differentiable: gradients run through all EM steps to x, except through the floor of the variances. Starts from evenly spaced means,
-    variances at a tenth of the picture's, and equal weights. An empty component keeps its mean and variance, and its row is uniform; with M > N
-    repeated seeds give repeated, equal rows.
+    Differentiable: gradients run through all EM steps to x, except through the floor of the variances. Starts
+    from evenly spaced means, variances at a tenth of the picture's, and equal weights. An empty component
+    keeps its mean and variance, and its row is uniform; with M > N repeated seeds give repeated, equal rows.
     """
 
     softmaxes = 1  # of the exported graph
@@ -35,7 +39,10 @@ class GaussianMixture(nn.Module):
             narrow = FLOOR * squares.mean(1, keepdim=True) + 1e-6  # (B, 1, C)
             floor = narrow.mean(-1, keepdim=True).detach()
             mean = evenly_spaced(points, self.clusters)
-            variance, mass = narrow, points.new_ones(1, 1, 1)  # the same for all components: they broadcast over (B, M, C)
+            variance, mass = (
+                narrow,
+                points.new_ones(1, 1, 1),
+            )  # the same for all components: they broadcast over (B, M, C)
             for _ in range(self.steps):
                 share = log_responsibilities(points, squares, mean, variance, mass).exp()  # (B, M, N)
                 mass = share.sum(-1, keepdim=True)
@@ -48,8 +55,11 @@ class GaussianMixture(nn.Module):
             return torch.where(alive, log_share, 0.0).softmax(-1)
 
 
-def log_responsibilities(points: Tensor, squares: Tensor, mean: Tensor, variance: Tensor, mass: Tensor) -> Tensor:
-    """log p(m | patch), (B, M, N), from points and their squares (B, N, C), mean and variance (B, M, C), mass = N · weight (B, M, 1)."""
+def log_responsibilities(
+    points: Tensor, squares: Tensor, mean: Tensor, variance: Tensor, mass: Tensor
+) -> Tensor:
+    """log p(m | patch), (B, M, N), from points and their squares (B, N, C), mean and variance (B, M, C), mass
+    = N · weight (B, M, 1)."""
     precision = 1 / variance
     distance = precision @ squares.transpose(1, 2) - 2 * (mean * precision) @ points.transpose(1, 2)
     constant = (mean.square() * precision + variance.log()).sum(-1, keepdim=True)

@@ -1,4 +1,5 @@
-"""K-means (Lloyd 1982) on the tokens of one picture: evenly spaced seeds, a fixed number of steps, so that it traces and is deterministic."""
+"""K-means (Lloyd 1982) on the tokens of one picture: evenly spaced seeds, a fixed number of steps, so that it
+traces and is deterministic."""
 
 from __future__ import annotations
 
@@ -10,11 +11,13 @@ from .membership import centred, evenly_spaced, full_precision, one_hot, rows
 
 
 class KMeans(nn.Module):
-    """x (B, N, C) → z (B, M, N): row m is uniform over the patches nearest to centre m. No parameters; cost (steps + 1) · 2 · N·M·C.
+    """x (B, N, C) → z (B, M, N): row m is uniform over the patches nearest to centre m. No parameters; cost
+    (steps + 1) · 2 · N·M·C.
 
-    Not differentiable: the choice of the nearest centre is piecewise constant, so z is without gradient. Gradients reach x through the cluster
-    tokens z x alone, which are then the exact k-means centres. In a tie the lower cluster wins. A cluster that loses all its patches keeps its
-    centre; one that ends empty (always some, when M > N) gets a uniform row.
+    Not differentiable: the choice of the nearest centre is piecewise constant, so z is without gradient.
+    Gradients reach x through the cluster tokens z x alone, which are then the exact k-means centres. In a tie
+    the lower cluster wins. A cluster that loses all its patches keeps its centre; one that ends empty (always
+    some, when M > N) gets a uniform row.
     """
 
     softmaxes = 0  # of the exported graph

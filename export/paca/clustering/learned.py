@@ -1,4 +1,5 @@
-"""The paper's learned clusterings: a small net scores every (cluster, patch) pair, softmax over patches makes each row a distribution.
+"""The paper's learned clusterings: a small net scores every (cluster, patch) pair, softmax over patches makes
+each row a distribution.
 
 z = softmax_N(score(x)), paper eq. 4. All are differentiable everywhere.
 """
@@ -13,7 +14,8 @@ KERNEL = 7  # of the convolutional clustering, as published
 
 
 class ConvClustering(nn.Module):
-    """Depthwise 7x7, GELU, 1x1, GELU, 1x1 to M scores (no bias in the last: a constant per row would vanish in the softmax)."""
+    """Depthwise 7x7, GELU, 1x1, GELU, 1x1 to M scores (no bias in the last: a constant per row would vanish
+    in the softmax)."""
 
     def __init__(self, dim: int, clusters: int) -> None:
         super().__init__()

@@ -1,7 +1,9 @@
-"""The external clustering teacher (paper, section 3.4): a ConvMixer pyramid that computes the assignments of all stages before the trunk runs.
+"""The external clustering teacher (paper, section 3.4): a ConvMixer pyramid that computes the assignments of
+all stages before the trunk runs.
 
-It shares the trunk's stem, walks bottom-up through its own ConvMixer stages, then top-down like a feature pyramid; a 1x1 convolution a stage
-scores the clusters. Its bottom-up maps are also added to the trunk's tokens (done in `model.py`). BatchNorm, so freeze or train it as such.
+It shares the trunk's stem, walks bottom-up through its own ConvMixer stages, then top-down like a feature
+pyramid; a 1x1 convolution a stage scores the clusters. Its bottom-up maps are also added to the trunk's
+tokens (done in `model.py`). BatchNorm, so freeze or train it as such.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ class Residual(nn.Module):
 
 
 class BlurredDownsample(nn.Module):
-    """Fixed 3x3 low-pass (1 2 1), then a 3x3 stride-2 convolution. The filter is a buffer because checkpoints carry it."""
+    """Fixed 3x3 low-pass (1 2 1), then a 3x3 stride-2 convolution. The filter is a buffer because checkpoints
+    carry it."""
 
     blur_filter: Tensor
 
@@ -44,7 +47,8 @@ class BlurredDownsample(nn.Module):
 
 
 def conv_mixer(dim: int) -> list[nn.Module]:
-    """One ConvMixer block: residual depthwise 7x7, then pointwise 1x1, each followed by GELU and BatchNorm (Trockman & Kolter 2022)."""
+    """One ConvMixer block: residual depthwise 7x7, then pointwise 1x1, each followed by GELU and BatchNorm
+    (Trockman & Kolter 2022)."""
     depthwise = nn.Conv2d(dim, dim, KERNEL, padding=KERNEL // 2, groups=dim)
     return [
         Residual(nn.Sequential(depthwise, nn.GELU(), nn.BatchNorm2d(dim))),
@@ -60,14 +64,17 @@ def bilinear(x: Tensor, size: Grid) -> Tensor:
 
 
 class ClusteringTeacher(nn.Module):
-    """Stem map (B, C_1, H, W) → per stage: bottom-up map (B, C_s, H_s, W_s) and assignment (B, M_s, N_s), None where the stage does not cluster."""
+    """Stem map (B, C_1, H, W) → per stage: bottom-up map (B, C_s, H_s, W_s) and assignment (B, M_s, N_s),
+    None where the stage does not cluster."""
 
     def __init__(self, dims: list[int], depths: list[int], clusters: list[int]) -> None:
         super().__init__()
         self.resize: Callable[[Tensor, Grid], Tensor] = bilinear
         self.clusters = clusters
         for i, (dim, depth) in enumerate(zip(dims, depths, strict=True), 1):
-            setattr(self, f"block{i}", nn.Sequential(*(nn.Sequential(*conv_mixer(dim)) for _ in range(depth))))
+            setattr(
+                self, f"block{i}", nn.Sequential(*(nn.Sequential(*conv_mixer(dim)) for _ in range(depth)))
+            )
             if i < len(dims):
                 down = BlurredDownsample(dim, dims[i])
                 setattr(self, f"transition{i}", nn.Sequential(down, nn.GELU(), nn.BatchNorm2d(dims[i])))
@@ -89,7 +96,9 @@ class ClusteringTeacher(nn.Module):
         pyramid = [top_down]
         for i in range(count - 1, 0, -1):
             size = (bottom_up[i - 1].shape[-2], bottom_up[i - 1].shape[-1])
-            narrow, *rest = getattr(self, f"lateral{i}")  # a 1x1 convolution and a resize commute; before it, it costs a quarter
+            narrow, *rest = getattr(
+                self, f"lateral{i}"
+            )  # a 1x1 convolution and a resize commute; before it, it costs a quarter
             up = self.resize(narrow(top_down), size)
             for layer in rest:
                 up = layer(up)

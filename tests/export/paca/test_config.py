@@ -1,4 +1,5 @@
-"""The table of variants: what is published, told by names, sizes, tensor counts, parameters and multiply-accumulates."""
+"""The table of variants: what is published, told by names, sizes, tensor counts, parameters and
+multiply-accumulates."""
 
 from __future__ import annotations
 
@@ -12,8 +13,10 @@ from export.paca import VARIANTS, PaCaConfig, PaCaViT, StageConfig, variant
 from export.paca.cost import macs, parameters
 from export.paca.recognise import recognise
 
-# name: (tensors in a checkpoint, parameters in millions, GMACs at 224, owners of a clustering, blocks). Parameters and MACs agree with the
-# paper's tables 1, 4 and 5 (12.2 M / 3.2 G, 22.0 M / 5.5 G, 46.9 M / 9.5 G for tiny, small, base); tensors with upstream's code.
+# name: (tensors in a checkpoint, parameters in millions, GMACs at 224, owners of a clustering, blocks).
+# Parameters and MACs agree with the
+# paper's tables 1, 4 and 5 (12.2 M / 3.2 G, 22.0 M / 5.5 G, 46.9 M / 9.5 G for tiny, small, base); tensors
+# with upstream's code.
 PUBLISHED = {
     "pacavit_tiny_p2cconv_100_0": (239, 12.201, 3.22, 3, 10),
     "pacavit_small_p2cconv_100_0": (417, 22.038, 5.50, 3, 19),
@@ -63,16 +66,26 @@ def test_every_variant_is_recognised_from_its_shapes(name: str) -> None:
 
 MIXTURES = {
     "linear, mlp and none": PaCaConfig(
-        "custom", (StageConfig(8, 1, 2, 5, "linear"), StageConfig(12, 2, 4, 3, "mlp", 1), StageConfig(16, 1, 8)), num_classes=3, patch_size=2
+        "custom",
+        (StageConfig(8, 1, 2, 5, "linear"), StageConfig(12, 2, 4, 3, "mlp", 1), StageConfig(16, 1, 8)),
+        num_classes=3,
+        patch_size=2,
     ),
-    "every second block, one stage": PaCaConfig("custom", (StageConfig(8, 5, 2, 4, "conv", 2),), num_classes=3, patch_size=8, in_channels=1),
+    "every second block, one stage": PaCaConfig(
+        "custom", (StageConfig(8, 5, 2, 4, "conv", 2),), num_classes=3, patch_size=8, in_channels=1
+    ),
     "teacher for two of three stages": PaCaConfig(
         "custom",
         (StageConfig(8, 1, 2, 5, "teacher"), StageConfig(12, 1, 4), StageConfig(16, 2, 8, 3, "teacher")),
         num_classes=3,
         teacher_depths=(1, 2, 1),
     ),
-    "normed stem, wide MLP": PaCaConfig("custom", (StageConfig(8, 1, 2, 5, mlp_ratio=8.0), StageConfig(16, 1, 4)), num_classes=3, stem="conv_norm"),
+    "normed stem, wide MLP": PaCaConfig(
+        "custom",
+        (StageConfig(8, 1, 2, 5, mlp_ratio=8.0), StageConfig(16, 1, 4)),
+        num_classes=3,
+        stem="conv_norm",
+    ),
 }
 
 
@@ -84,7 +97,9 @@ def test_any_mixture_runs_and_is_recognised_from_its_shapes(name: str) -> None:
     assert found == config
     assert "no published variant" in notes[0]
     features = model.features(torch.zeros(1, config.in_channels, 64, 40))
-    assert [z.shape[1] if z is not None else 0 for z in features.assignments] == [stage.clusters for stage in config.stages]
+    assert [z.shape[1] if z is not None else 0 for z in features.assignments] == [
+        stage.clusters for stage in config.stages
+    ]
     assert tuple(features.grids) == config.grids((64, 40))
 
 
@@ -120,7 +135,10 @@ def test_a_config_that_cannot_be_built_is_refused_with_the_reason(changes: dict,
         PaCaConfig(**({"name": "x", "stages": (StageConfig(8, 1, 2), StageConfig(8, 1, 2))} | changes))
 
 
-@pytest.mark.parametrize(("values", "reason"), [((10, 1, 4), "not a multiple of heads"), ((8, 0, 2), "must be positive"), ((8, 1, 2, -1), ">= 0")])
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [((10, 1, 4), "not a multiple of heads"), ((8, 0, 2), "must be positive"), ((8, 1, 2, -1), ">= 0")],
+)
 def test_a_stage_that_cannot_be_built_is_refused_with_the_reason(values: tuple, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         StageConfig(*values)

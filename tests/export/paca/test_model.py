@@ -13,7 +13,11 @@ from export.paca.layout import to_map, to_tokens
 from export.paca.model import attend, attend_explicit, use_attention
 
 CONFIG = PaCaConfig(
-    "toy", (StageConfig(8, 2, 2, 5), StageConfig(12, 3, 3, 4, "mlp", 1), StageConfig(16, 1, 4)), num_classes=3, image_size=32, patch_size=4
+    "toy",
+    (StageConfig(8, 2, 2, 5), StageConfig(12, 3, 3, 4, "mlp", 1), StageConfig(16, 1, 4)),
+    num_classes=3,
+    image_size=32,
+    patch_size=4,
 )
 
 
@@ -24,10 +28,14 @@ def model() -> PaCaViT:
 
 
 @pytest.mark.parametrize("size", [(32, 32), (48, 20), (33, 41), (17, 18)])
-def test_any_size_runs_and_every_assignment_row_is_a_distribution_over_patches(model: PaCaViT, size: tuple[int, int]) -> None:
+def test_any_size_runs_and_every_assignment_row_is_a_distribution_over_patches(
+    model: PaCaViT, size: tuple[int, int]
+) -> None:
     found = model.features(torch.randn(2, 3, *size))
     assert tuple(found.grids) == CONFIG.grids(size)
-    for tokens, z, (h, w), stage in zip(found.tokens, found.assignments, found.grids, CONFIG.stages, strict=True):
+    for tokens, z, (h, w), stage in zip(
+        found.tokens, found.assignments, found.grids, CONFIG.stages, strict=True
+    ):
         assert tokens.shape == (2, h * w, stage.dim)
         if z is None:
             assert not stage.clusters
@@ -91,7 +99,9 @@ def test_attention_is_softmax_of_scaled_products_a_head_at_a_time() -> None:
     torch.testing.assert_close(attend(q, k, v, 2), torch.cat(heads, -1))
 
 
-def test_blocks_without_a_clustering_reuse_the_assignment_and_blockwise_ones_make_their_own(model: PaCaViT) -> None:
+def test_blocks_without_a_clustering_reuse_the_assignment_and_blockwise_ones_make_their_own(
+    model: PaCaViT,
+) -> None:
     assert [block.attn.owns_clustering for block in model.stage1] == [True, False]
     assert [block.attn.owns_clustering for block in model.stage2] == [True, True, True]
     assert not hasattr(model.stage3[0].attn, "cluster_norm")
@@ -107,7 +117,9 @@ def test_maps_and_tokens_are_row_major_views_of_each_other() -> None:
 
 def test_training_mode_drops_whole_residual_branches_and_evaluation_mode_none() -> None:
     torch.manual_seed(0)
-    model = PaCaViT(PaCaConfig("deep", (StageConfig(8, 4, 2, 3),), num_classes=3, image_size=32, drop_path=0.9))
+    model = PaCaViT(
+        PaCaConfig("deep", (StageConfig(8, 4, 2, 3),), num_classes=3, image_size=32, drop_path=0.9)
+    )
     image = torch.randn(1, 3, 32, 32)
     assert len({tuple(model.train()(image)[0].tolist()) for _ in range(8)}) > 1
     assert len({tuple(model.eval()(image)[0].tolist()) for _ in range(3)}) == 1

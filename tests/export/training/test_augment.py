@@ -10,7 +10,9 @@ NOTHING = Augmentation(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, jitter=0.0,
 
 
 def pictures(count: int = 5, size: int = 12) -> torch.Tensor:
-    return torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        0, 256, (count, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def augmented(how: Augmentation, size: int = 12, seed: int = 0) -> torch.Tensor:
@@ -35,7 +37,11 @@ def test_any_size_comes_out_within_the_range_of_pixels() -> None:
 
 
 def test_erased_rectangles_are_the_mean_of_the_data() -> None:
-    x = augmented(Augmentation(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, jitter=0.0, erase=1.0, erase_side=(0.5, 0.5)))
+    x = augmented(
+        Augmentation(
+            scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, jitter=0.0, erase=1.0, erase_side=(0.5, 0.5)
+        )
+    )
     erased = (x == 0).all(1).float().mean((1, 2))
     assert ((erased > 0.2) & (erased < 0.4)).all()  # a quarter of the area, give or take a row
 
@@ -45,7 +51,9 @@ def test_a_flip_mirrors() -> None:
     torch.testing.assert_close(x, normalise(pictures(), MEAN, STD).flip(-1), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("how", [Augmentation(mixup=0.4), Augmentation(cutmix=1.0), Augmentation(mixup=0.4, cutmix=1.0)])
+@pytest.mark.parametrize(
+    "how", [Augmentation(mixup=0.4), Augmentation(cutmix=1.0), Augmentation(mixup=0.4, cutmix=1.0)]
+)
 def test_mixed_targets_are_in_the_proportion_of_the_pixels(how: Augmentation) -> None:
     x = torch.zeros(2, 3, 16, 16)
     x[1] = 1.0

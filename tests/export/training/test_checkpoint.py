@@ -28,7 +28,9 @@ def test_weights_are_stored_in_half_precision_and_counters_as_they_are(tiny: PaC
     with safe_open(tmp_path / "m.safetensors", "pt") as file:
         kinds = {name: file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118
         metadata = file.metadata()
-    assert {kind for name, kind in kinds.items() if not name.endswith("num_batches_tracked")} == {torch.float16}
+    assert {kind for name, kind in kinds.items() if not name.endswith("num_batches_tracked")} == {
+        torch.float16
+    }
     assert {kind for name, kind in kinds.items() if name.endswith("num_batches_tracked")} == {torch.int64}
     assert sorted(metadata) == ["paca.config", "paca.labels", "paca.temperature", "paca.training"]
     assert json.loads(metadata["paca.labels"]) == list(LABELS)

@@ -6,7 +6,12 @@ from torch import Tensor, nn
 
 from export.paca import PaCaConfig, PaCaViT, StageConfig
 from export.paca.layout import Grid
-from export.training.cluster_use import clusters_in_use, stage_use, uniform_assignment_accuracy, without_clusters
+from export.training.cluster_use import (
+    clusters_in_use,
+    stage_use,
+    uniform_assignment_accuracy,
+    without_clusters,
+)
 from export.training.data import Pictures
 from export.training.loop import predict
 
@@ -15,11 +20,17 @@ def network(**stage: object) -> PaCaViT:
     torch.manual_seed(0)
     teacher = (1, 1) if stage.get("clustering") == "teacher" else ()
     stages = (StageConfig(8, 2, 2, 4, **stage), StageConfig(16, 1, 4))
-    return PaCaViT(PaCaConfig("tiny", stages, num_classes=3, image_size=16, patch_size=2, teacher_depths=teacher)).eval()
+    return PaCaViT(
+        PaCaConfig("tiny", stages, num_classes=3, image_size=16, patch_size=2, teacher_depths=teacher)
+    ).eval()
 
 
-@pytest.mark.parametrize("stage", [{}, {"cluster_every": 1}, {"clustering": "kmeans"}, {"clustering": "teacher"}])
-def test_without_clusters_every_row_is_uniform_and_the_original_is_untouched(stage: dict, pictures: Pictures) -> None:
+@pytest.mark.parametrize(
+    "stage", [{}, {"cluster_every": 1}, {"clustering": "kmeans"}, {"clustering": "teacher"}]
+)
+def test_without_clusters_every_row_is_uniform_and_the_original_is_untouched(
+    stage: dict, pictures: Pictures
+) -> None:
     model = network(**stage)
     before = predict(model, pictures)
     z = without_clusters(model).features(torch.randn(2, 3, 16, 16)).assignments[0]
@@ -30,7 +41,9 @@ def test_without_clusters_every_row_is_uniform_and_the_original_is_untouched(sta
 
 def test_a_network_that_does_not_cluster_loses_nothing(pictures: Pictures) -> None:
     torch.manual_seed(0)
-    plain = PaCaViT(PaCaConfig("plain", (StageConfig(8, 1, 2),), num_classes=3, image_size=16, patch_size=2)).eval()
+    plain = PaCaViT(
+        PaCaConfig("plain", (StageConfig(8, 1, 2),), num_classes=3, image_size=16, patch_size=2)
+    ).eval()
     right = float((predict(plain, pictures).argmax(1).numpy() == pictures.labels).mean())
     assert uniform_assignment_accuracy(plain, pictures) == right
     assert clusters_in_use(plain, pictures) == ()

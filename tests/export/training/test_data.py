@@ -25,7 +25,9 @@ def write_pack(path: Path, labels: list[int], **arrays: object) -> Path:
 def jpeg_pack(path: Path, colours: list[tuple[int, int, int]], size: tuple[int, int] = (20, 10)) -> Path:
     files = [jpeg(Image.new("RGB", size, colour)) for colour in colours]
     offset = np.cumsum([0, *map(len, files)])
-    return write_pack(path, [i % 2 for i in range(len(files))], jpeg=np.frombuffer(b"".join(files), np.uint8), offset=offset)
+    return write_pack(
+        path, [i % 2 for i in range(len(files))], jpeg=np.frombuffer(b"".join(files), np.uint8), offset=offset
+    )
 
 
 def test_a_pack_of_jpegs_becomes_squares_in_order(tmp_path: Path) -> None:
@@ -39,7 +41,9 @@ def test_a_pack_of_jpegs_becomes_squares_in_order(tmp_path: Path) -> None:
 
 def test_a_pack_of_pixels_is_taken_as_it_is(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
-    assert np.array_equal(read_pack(write_pack(tmp_path / "p.npz", [0, 1, 0, 1], image=pixels), 8).images, pixels)
+    assert np.array_equal(
+        read_pack(write_pack(tmp_path / "p.npz", [0, 1, 0, 1], image=pixels), 8).images, pixels
+    )
 
 
 def test_what_is_no_pack_is_named(tmp_path: Path) -> None:
@@ -88,7 +92,9 @@ def test_unreadable_files_are_skipped_and_listed(class_folder: Callable[[int], P
         (("empty", "red"), "no readable picture .* in the class folder empty"),
     ],
 )
-def test_folders_that_cannot_be_learned_from_are_refused_in_one_line(tmp_path: Path, folders: tuple[str, ...], message: str) -> None:
+def test_folders_that_cannot_be_learned_from_are_refused_in_one_line(
+    tmp_path: Path, folders: tuple[str, ...], message: str
+) -> None:
     for name in folders:
         (tmp_path / name).mkdir()
     if "red" in folders:
@@ -128,7 +134,9 @@ def test_an_imagenette_folder_is_read_by_its_wordnet_ids(tmp_path: Path) -> None
                 Image.new("RGB", (20, 20), (0, 100 * i, 50 * k)).save(folder / f"{k}.png")
     train, val = read_imagenette(tmp_path, 16)
     assert train.classes == val.classes == ("tench", "golf ball")
-    assert train.labels.tolist() != sorted(train.labels.tolist())  # shuffled, so that its tail holds every class
+    assert train.labels.tolist() != sorted(
+        train.labels.tolist()
+    )  # shuffled, so that its tail holds every class
 
 
 def test_the_measured_packs_are_as_described(data_folder: Path) -> None:

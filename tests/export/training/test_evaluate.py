@@ -23,7 +23,9 @@ def trained(tiny: PaCaViT, tmp_path: Path) -> Path:
     return path
 
 
-def test_an_exported_file_is_scored_through_the_servers_engine(tiny_repository: Path, class_folder: Callable[[int], Path]) -> None:
+def test_an_exported_file_is_scored_through_the_servers_engine(
+    tiny_repository: Path, class_folder: Callable[[int], Path]
+) -> None:
     found = evaluate(tiny_repository / "tiny" / "1" / "model.onnx", class_folder(15), "cpu")
     assert found.runs_on == "onnxruntime cpu"
     assert found.scores.pictures == 45
@@ -33,7 +35,9 @@ def test_an_exported_file_is_scored_through_the_servers_engine(tiny_repository: 
     assert found.clusters == {}
 
 
-def test_a_checkpoint_is_scored_with_its_temperature_and_its_clusters(trained: Path, class_folder: Callable[[int], Path]) -> None:
+def test_a_checkpoint_is_scored_with_its_temperature_and_its_clusters(
+    trained: Path, class_folder: Callable[[int], Path]
+) -> None:
     found = evaluate(trained, class_folder(4), "cpu")
     assert found.runs_on == "torch cpu"
     assert found.scores.temperature == 2.0
@@ -41,12 +45,16 @@ def test_a_checkpoint_is_scored_with_its_temperature_and_its_clusters(trained: P
     assert 0 <= found.clusters["uniform_assignment_accuracy"] <= 1
 
 
-def test_a_checkpoint_and_its_export_score_alike(trained: Path, class_folder: Callable[[int], Path], tmp_path: Path) -> None:
+def test_a_checkpoint_and_its_export_score_alike(
+    trained: Path, class_folder: Callable[[int], Path], tmp_path: Path
+) -> None:
     from export.pipeline import Source, export_model
 
     loaded = load(trained)
     source = Source(loaded.model, "m", loaded.labels or (), loaded.temperature)
-    export_model(source, tmp_path / "m.onnx")  # with gradients: three classes are a size that tracing must not confuse with the batch
+    export_model(
+        source, tmp_path / "m.onnx"
+    )  # with gradients: three classes are a size that tracing must not confuse with the batch
     here, there = (evaluate(path, class_folder(10), "cpu").scores for path in (trained, tmp_path / "m.onnx"))
     assert here.confusion == there.confusion
     assert here.nll == pytest.approx(there.nll, abs=1e-4)
@@ -77,11 +85,15 @@ def test_the_command_prints_one_json_object_for_machines(
 
 
 def test_data_of_other_classes_is_refused(tiny_checkpoint: Path, class_folder: Callable[[int], Path]) -> None:
-    with pytest.raises(DataError, match="has the class 'blue', which the model does not know; it knows a, b, c"):
+    with pytest.raises(
+        DataError, match="has the class 'blue', which the model does not know; it knows a, b, c"
+    ):
         evaluate(tiny_checkpoint, class_folder(1), "cpu")
 
 
-def test_a_checkpoint_that_does_not_name_its_classes_is_refused(tiny: PaCaViT, class_folder: Callable[[int], Path], tmp_path: Path) -> None:
+def test_a_checkpoint_that_does_not_name_its_classes_is_refused(
+    tiny: PaCaViT, class_folder: Callable[[int], Path], tmp_path: Path
+) -> None:
     torch.save(tiny.state_dict(), tmp_path / "bare.pth")
     with pytest.raises(DataError, match=r"bare\.pth does not name its classes"):
         evaluate(tmp_path / "bare.pth", class_folder(1), "cpu")

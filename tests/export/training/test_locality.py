@@ -1,4 +1,5 @@
-"""Patches learn to speak for their own place: pasted regions are named from their own patches, painted ones get no share."""
+"""Patches learn to speak for their own place: pasted regions are named from their own patches, painted ones
+get no share."""
 
 import math
 
@@ -51,20 +52,34 @@ HALVES = torch.tensor([[[OWN, PASTED]], [[OWN, PASTED]]])
 def test_each_region_is_named_from_its_own_patches_whatever_its_share() -> None:
     right = [[9.0, 0.0], [0.0, 9.0]]
     for shares in ([0.5, 0.5], [0.99, 0.01]):
-        one = region_loss(found(right, shares), HEAD, LABELS[:1].expand(2), torch.tensor([[[OWN, PASTED]]] * 2), 0.0)
-        first = 0.5 * math.log1p(math.exp(-9.0)) + 0.5 * math.log1p(math.exp(9.0))  # both regions are asked for class 0
+        one = region_loss(
+            found(right, shares), HEAD, LABELS[:1].expand(2), torch.tensor([[[OWN, PASTED]]] * 2), 0.0
+        )
+        first = 0.5 * math.log1p(math.exp(-9.0)) + 0.5 * math.log1p(
+            math.exp(9.0)
+        )  # both regions are asked for class 0
         assert math.isclose(one.item(), first, rel_tol=1e-4)
     # the first picture's regions are right (0, then 1), the second's (1, then 0) both wrong
-    assert math.isclose(region_loss(found(right, [0.5, 0.5]), HEAD, LABELS, HALVES, 0.0).item(), 4.5, rel_tol=1e-3)
+    assert math.isclose(
+        region_loss(found(right, [0.5, 0.5]), HEAD, LABELS, HALVES, 0.0).item(), 4.5, rel_tol=1e-3
+    )
 
 
 def test_a_silent_patch_may_say_anything() -> None:
     cells = torch.full((2, 1, 3), OWN)
-    quiet = region_loss(found([[9.0, 0.0], [9.0, 0.0], [0.0, 99.0]], [0.5, 0.5, 0.0]), HEAD, torch.zeros(2, dtype=torch.long), cells, 0.0)
+    quiet = region_loss(
+        found([[9.0, 0.0], [9.0, 0.0], [0.0, 99.0]], [0.5, 0.5, 0.0]),
+        HEAD,
+        torch.zeros(2, dtype=torch.long),
+        cells,
+        0.0,
+    )
     assert quiet < 1e-3
 
 
 def test_a_painted_region_costs_its_share() -> None:
     cells = torch.tensor([[[OWN, PAINTED]]] * 2)
-    loss = region_loss(found([[40.0, 0.0], [40.0, 0.0]], [0.75, 0.25]), HEAD, torch.zeros(2, dtype=torch.long), cells, 0.0)
+    loss = region_loss(
+        found([[40.0, 0.0], [40.0, 0.0]], [0.75, 0.25]), HEAD, torch.zeros(2, dtype=torch.long), cells, 0.0
+    )
     assert math.isclose(loss.item(), -SILENCE * math.log(0.75), rel_tol=1e-4)

@@ -18,12 +18,28 @@ QUICK = Recipe(epochs=3, batch=4, lr=5e-3, warmup=1, ema=0.9, sizes=((0.5, 8), (
 CPU = torch.device("cpu")
 
 
-def train(config: PaCaConfig, pictures: Pictures, folder: Path, recipe: Recipe = QUICK, said: list[str] | None = None) -> Run:
-    return fit(start(config, recipe, CPU), recipe, pictures, pictures, folder, plainly, (said if said is not None else []).append)
+def train(
+    config: PaCaConfig,
+    pictures: Pictures,
+    folder: Path,
+    recipe: Recipe = QUICK,
+    said: list[str] | None = None,
+) -> Run:
+    return fit(
+        start(config, recipe, CPU),
+        recipe,
+        pictures,
+        pictures,
+        folder,
+        plainly,
+        (said if said is not None else []).append,
+    )
 
 
 def weights(run: Run) -> torch.Tensor:
-    return torch.cat([t.flatten().float() for t in (*run.model.state_dict().values(), *run.ema.state_dict().values())])
+    return torch.cat(
+        [t.flatten().float() for t in (*run.model.state_dict().values(), *run.ema.state_dict().values())]
+    )
 
 
 def test_it_learns_to_tell_colours_apart(tiny: PaCaViT, pictures: Pictures, tmp_path: Path) -> None:
@@ -42,7 +58,9 @@ def test_a_seed_is_a_run(tiny: PaCaViT, pictures: Pictures, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation(mixup=0.2, cutmix=1.0)])
-def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tiny: PaCaViT, pictures: Pictures, tmp_path: Path, augmentation: Augmentation) -> None:
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
+    tiny: PaCaViT, pictures: Pictures, tmp_path: Path, augmentation: Augmentation
+) -> None:
     recipe = dataclasses.replace(QUICK, augmentation=augmentation)
     whole = train(tiny.config, pictures, tmp_path / "whole", recipe)
 
@@ -55,7 +73,15 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tiny: PaCaViT, pi
             yield step
 
     with pytest.raises(PowerCutError):
-        fit(start(tiny.config, recipe, CPU), recipe, pictures, pictures, tmp_path / "cut", until_the_second_epoch, lambda text: None)
+        fit(
+            start(tiny.config, recipe, CPU),
+            recipe,
+            pictures,
+            pictures,
+            tmp_path / "cut",
+            until_the_second_epoch,
+            lambda text: None,
+        )
     said: list[str] = []
     resumed = train(tiny.config, pictures, tmp_path / "cut", recipe, said)
     assert said[0].startswith("going on after epoch 1")
@@ -63,13 +89,17 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tiny: PaCaViT, pi
     assert [line["held_out"] for line in whole.history] == [line["held_out"] for line in resumed.history]
 
 
-def test_a_folder_with_another_run_is_refused_and_says_what_differs(tiny: PaCaViT, pictures: Pictures, tmp_path: Path) -> None:
+def test_a_folder_with_another_run_is_refused_and_says_what_differs(
+    tiny: PaCaViT, pictures: Pictures, tmp_path: Path
+) -> None:
     train(tiny.config, pictures, tmp_path)
     with pytest.raises(DataError, match=r"other settings \(recipe\.lr was 0\.005\)"):
         train(tiny.config, pictures, tmp_path, dataclasses.replace(QUICK, lr=1e-3))
 
 
-def test_settings_that_are_newer_than_the_run_do_not_stop_it(tiny: PaCaViT, pictures: Pictures, tmp_path: Path) -> None:
+def test_settings_that_are_newer_than_the_run_do_not_stop_it(
+    tiny: PaCaViT, pictures: Pictures, tmp_path: Path
+) -> None:
     train(tiny.config, pictures, tmp_path)
     written = json.loads((tmp_path / "recipe.json").read_text())
     del written["recipe"]["patience"], written["recipe"]["augmentation"]["mixup"]
@@ -85,12 +115,16 @@ def test_every_epoch_is_one_line_of_the_log(tiny: PaCaViT, pictures: Pictures, t
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_the_best_weights_are_those_of_the_best_epoch(tiny: PaCaViT, pictures: Pictures, tmp_path: Path) -> None:
+def test_the_best_weights_are_those_of_the_best_epoch(
+    tiny: PaCaViT, pictures: Pictures, tmp_path: Path
+) -> None:
     run = train(tiny.config, pictures, tmp_path)
     config, found, epoch = best_weights(tmp_path)
     model = PaCaViT(config)
     model.load_state_dict(found)
-    assert float((predict(model, pictures).argmax(1).numpy() == pictures.labels).mean()) == pytest.approx(run.best)
+    assert float((predict(model, pictures).argmax(1).numpy() == pictures.labels).mean()) == pytest.approx(
+        run.best
+    )
     assert epoch == next(line["epoch"] for line in run.history if line["held_out"] == round(run.best, 4))
     (tmp_path / BEST).unlink()
     assert best_weights(tmp_path)[2] == 3
@@ -110,21 +144,28 @@ def test_patience_counts_epochs_without_a_better_one() -> None:
     assert not out_of_patience(history(0.5, 0.4, 0.6, 0.5), patience=2)
 
 
-def test_out_of_patience_the_run_ends_early_and_stays_ended(tiny: PaCaViT, pictures: Pictures, tmp_path: Path) -> None:
+def test_out_of_patience_the_run_ends_early_and_stays_ended(
+    tiny: PaCaViT, pictures: Pictures, tmp_path: Path
+) -> None:
     still = dataclasses.replace(QUICK, epochs=20, lr=0.0, patience=2)
     assert train(tiny.config, pictures, tmp_path, still).epoch == 3
     assert train(tiny.config, pictures, tmp_path, still).epoch == 3
 
 
 def test_rare_classes_weigh_more_and_the_mean_is_one(pictures: Pictures) -> None:
-    uneven = pictures.take(torch.tensor([i for i, label in enumerate(pictures.labels) if label != 2 or i % 4 == 0]).numpy())
+    uneven = pictures.take(
+        torch.tensor([i for i, label in enumerate(pictures.labels) if label != 2 or i % 4 == 0]).numpy()
+    )
     weight = class_weights(uneven)
     assert weight[2] > weight[0]
     assert weight[torch.from_numpy(uneven.labels)].mean() == pytest.approx(1.0)
 
 
 def test_weights_of_another_network_start_all_but_its_head(tiny: PaCaViT) -> None:
-    donor = {name: torch.full_like(t, 0.25) if t.is_floating_point() else t for name, t in tiny.state_dict().items()}
+    donor = {
+        name: torch.full_like(t, 0.25) if t.is_floating_point() else t
+        for name, t in tiny.state_dict().items()
+    }
     run = start(dataclasses.replace(tiny.config, num_classes=7), QUICK, CPU, donor)
     assert run.model.head.weight.shape == (7, 16)
     assert run.model.head.weight.abs().max() < 0.2

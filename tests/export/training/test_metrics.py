@@ -35,7 +35,11 @@ def test_a_class_never_called_and_a_class_never_there_score_zero() -> None:
     logits = np.eye(3)[[0, 0, 0]]
     found = score(logits, np.array([0, 0, 1]), ("x", "y", "z"))
     assert found.confusion == ((2, 0, 0), (1, 0, 0), (0, 0, 0))
-    assert [(c.precision, c.recall, c.f1, c.support) for c in found.classes] == [(2 / 3, 1.0, 0.8, 2), (0, 0, 0, 1), (0, 0, 0, 0)]
+    assert [(c.precision, c.recall, c.f1, c.support) for c in found.classes] == [
+        (2 / 3, 1.0, 0.8, 2),
+        (0, 0, 0, 1),
+        (0, 0, 0, 0),
+    ]
 
 
 def test_top5_of_fewer_than_five_classes_is_always_right() -> None:

@@ -43,25 +43,47 @@ def packs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_imagenette_holds_out_the_last_tenth_of_the_training_pack_and_scores_the_validation_pack(packs: Path) -> None:
+def test_imagenette_holds_out_the_last_tenth_of_the_training_pack_and_scores_the_validation_pack(
+    packs: Path,
+) -> None:
     ready = plan("imagenette", Options(packs, packs / "run", epochs=5))
-    assert (len(ready.train), len(ready.held_out), {name: len(p) for name, p in ready.tests.items()}) == (36, 4, {"validation": 10})
+    assert (len(ready.train), len(ready.held_out), {name: len(p) for name, p in ready.tests.items()}) == (
+        36,
+        4,
+        {"validation": 10},
+    )
     assert ready.config.name == "paca_small_128"
     assert ready.recipe.epochs == 5
     assert ready.weights is None
 
 
 def test_every_row_of_the_comparison_differs_in_its_clustering_alone(packs: Path) -> None:
-    rows = {kind: plan("cifar10", Options(packs, packs / "run", clustering=kind)) for kind in (*CLUSTERINGS, "teacher")}
+    rows = {
+        kind: plan("cifar10", Options(packs, packs / "run", clustering=kind))
+        for kind in (*CLUSTERINGS, "teacher")
+    }
     assert len({row.recipe for row in rows.values()}) == 1
     assert {row.config.stages[0].clustering for row in rows.values()} == set(rows)
-    assert {(s.dim, s.depth, s.clusters) for row in rows.values() for s in row.config.stages} == {(64, 1, 32), (128, 2, 16), (192, 2, 0)}
+    assert {(s.dim, s.depth, s.clusters) for row in rows.values() for s in row.config.stages} == {
+        (64, 1, 32),
+        (128, 2, 16),
+        (192, 2, 0),
+    }
 
 
 def test_from_a_trunk_every_row_learns_its_clustering_anew(packs: Path, tmp_path: Path) -> None:
     trunk = tmp_path / "trunk.safetensors"
-    save_final(PaCaViT(with_clustering(create("paca_cifar_32").config, "linear")), trunk, tuple(f"class {i}" for i in range(10)), 1.0, {})
-    rows = {kind: plan("cifar10", Options(packs, packs / "run", clustering=kind, start_from=trunk)) for kind in ("linear", "kmeans", "teacher")}
+    save_final(
+        PaCaViT(with_clustering(create("paca_cifar_32").config, "linear")),
+        trunk,
+        tuple(f"class {i}" for i in range(10)),
+        1.0,
+        {},
+    )
+    rows = {
+        kind: plan("cifar10", Options(packs, packs / "run", clustering=kind, start_from=trunk))
+        for kind in ("linear", "kmeans", "teacher")
+    }
     assert len({row.recipe for row in rows.values()}) == 1
     for row in rows.values():
         assert row.weights
@@ -82,7 +104,9 @@ def test_a_teacher_comes_and_goes_with_its_clustering() -> None:
     assert with_clustering(config, "conv").teacher_depths == ()
 
 
-def test_a_head_is_kept_only_for_the_very_same_classes(packs: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_head_is_kept_only_for_the_very_same_classes(
+    packs: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     for names in (("a", "b", "c"), ("a", "b", "d")):
         root = tmp_path / "".join(names)
         for name in names:

@@ -16,14 +16,21 @@ from export.training.report import draw_confusion, print_scores, write_report
 def scores(classes: int) -> Scores:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, classes, 300)
-    return score(rng.normal(0, 1, (300, classes)) + 2 * np.eye(classes)[labels], labels, tuple(f"class number {i}" for i in range(classes)))
+    return score(
+        rng.normal(0, 1, (300, classes)) + 2 * np.eye(classes)[labels],
+        labels,
+        tuple(f"class number {i}" for i in range(classes)),
+    )
 
 
 def test_tables_name_every_class_and_every_score() -> None:
     out = io.StringIO()
     print_scores(Console(file=out, width=120), "model on data", scores(3), {"speed": "7 pictures/s"})
     text = out.getvalue()
-    assert all(word in text for word in ("model on data", "accuracy", "ece", "7 pictures/s", "class number 2", "confusion"))
+    assert all(
+        word in text
+        for word in ("model on data", "accuracy", "ece", "7 pictures/s", "class number 2", "confusion")
+    )
 
 
 def test_with_many_classes_the_largest_confusions_are_listed() -> None:
@@ -40,7 +47,9 @@ def test_the_confusion_matrix_is_a_picture_of_bearable_size(classes: int) -> Non
 
 
 def test_the_diagonal_of_a_perfect_model_is_dark_and_the_rest_white() -> None:
-    perfect = score(np.eye(60)[np.arange(60)], np.arange(60), tuple(map(str, range(60))))  # too many to write counts into the cells
+    perfect = score(
+        np.eye(60)[np.arange(60)], np.arange(60), tuple(map(str, range(60)))
+    )  # too many to write counts into the cells
     pixels = np.asarray(draw_confusion(perfect)).astype(int)
     inner = pixels[12:-12, 12:-12]
     dark = (inner.sum(2) < 300).mean()

@@ -1,4 +1,5 @@
-"""A user's own pictures, from the folder to the line that exports the model; also with the power cut in between."""
+"""A user's own pictures, from the folder to the line that exports the model; also with the power cut in
+between."""
 
 import json
 import os
@@ -23,7 +24,10 @@ def train(data: Path, out: Path, start_from: Path | None, **options: object) -> 
 
 
 def test_a_folder_becomes_a_model_and_the_line_that_exports_it(
-    class_folder: Callable[[int], Path], tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    class_folder: Callable[[int], Path],
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder, out = class_folder(20), tmp_path / "run"
     (folder / "red" / "broken.jpg").write_bytes(b"nothing")
@@ -45,7 +49,10 @@ def test_a_folder_becomes_a_model_and_the_line_that_exports_it(
 
 
 def test_a_finished_run_only_finalises_again(
-    class_folder: Callable[[int], Path], tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    class_folder: Callable[[int], Path],
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder, out = class_folder(10), tmp_path / "run"
     first, again = (load(train(folder, out, tiny_checkpoint, epochs=2)) for _ in range(2))
@@ -54,7 +61,9 @@ def test_a_finished_run_only_finalises_again(
     assert "going on after epoch 2" in capsys.readouterr().out
 
 
-def test_the_clustering_can_be_chosen(class_folder: Callable[[int], Path], tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_clustering_can_be_chosen(
+    class_folder: Callable[[int], Path], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     final = train(class_folder(5), tmp_path / "run", tiny_checkpoint, epochs=1, clustering="kmeans")
     assert load(final).model.config.stages[0].clustering == "kmeans"
 
@@ -69,7 +78,9 @@ def test_the_clustering_can_be_chosen(class_folder: Callable[[int], Path], tiny_
         ("cifar10", {}, "cifar10_train_jpeg.npz"),
     ],
 )
-def test_wrong_wishes_are_answered_in_one_line(class_folder: Callable[[int], Path], tmp_path: Path, recipe: str, options: dict, message: str) -> None:
+def test_wrong_wishes_are_answered_in_one_line(
+    class_folder: Callable[[int], Path], tmp_path: Path, recipe: str, options: dict, message: str
+) -> None:
     with pytest.raises(DataError, match=message) as caught:
         run(recipe, class_folder(2), tmp_path / "run", device="cpu", **options)
     assert "\n" not in str(caught.value)
@@ -84,12 +95,20 @@ def test_a_killed_training_loses_at_most_one_epoch_and_ends_as_if_never_killed(
     class_folder: Callable[[int], Path], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     folder = class_folder(100)
-    code = "import sys; from pathlib import Path; from export.training.run import run; a = [Path(p) for p in sys.argv[1:]];"
+    code = (
+        "import sys; from pathlib import Path; from export.training.run import run; a = [Path(p) for p in "
+        "sys.argv[1:]];"
+    )
     code += "run('folder', a[0], a[1], start_from=a[2], epochs=6, device='cpu')"
 
     def launch(out: Path) -> subprocess.Popen:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
-        return subprocess.Popen([sys.executable, "-c", code, folder, out, tiny_checkpoint], env=environment, stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            [sys.executable, "-c", code, folder, out, tiny_checkpoint],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
     whole = launch(tmp_path / "whole")
     killed = launch(tmp_path / "killed")
@@ -104,6 +123,8 @@ def test_a_killed_training_loses_at_most_one_epoch_and_ends_as_if_never_killed(
     whole.communicate(timeout=120)
     resumed_after = int(said.split("going on after epoch ")[1].split()[0])
     assert resumed_after >= done
-    assert [json.loads(line)["epoch"] for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()][-1] == 6
+    assert [
+        json.loads(line)["epoch"] for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()
+    ][-1] == 6
     one, two = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("whole", "killed"))
     assert all(torch.equal(t, two["ema"][name]) for name, t in one["ema"].items())

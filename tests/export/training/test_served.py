@@ -18,7 +18,9 @@ STRETCH = Preprocessing((16, 16), "stretch", 1.0, "bilinear", (0.5,) * 3, (0.5,)
 SHORTEST = Preprocessing((16, 16), "shortest", 0.875, "bicubic", (0.5,) * 3, (0.5,) * 3)
 
 
-def test_class_folders_are_matched_by_name_whatever_the_models_order(class_folder: Callable[[int], Path]) -> None:
+def test_class_folders_are_matched_by_name_whatever_the_models_order(
+    class_folder: Callable[[int], Path],
+) -> None:
     found = read(class_folder(3), LABELS, STRETCH)
     assert found.labels.tolist() == [2] * 3 + [1] * 3 + [0] * 3
     assert found.classes == LABELS
@@ -26,13 +28,20 @@ def test_class_folders_are_matched_by_name_whatever_the_models_order(class_folde
 
 
 @pytest.mark.parametrize("preprocessing", [STRETCH, SHORTEST])
-def test_a_photo_goes_through_the_decoder_and_the_preprocessing_of_the_server(photo: np.ndarray, preprocessing: Preprocessing) -> None:
+def test_a_photo_goes_through_the_decoder_and_the_preprocessing_of_the_server(
+    photo: np.ndarray, preprocessing: Preprocessing
+) -> None:
     out = io.BytesIO()
     Image.fromarray(photo).save(out, "PNG")
     height, width = photo.shape[:2]
     decoded = images.decode(out.getvalue(), images.Limits(), images.needed_side(preprocessing))
-    assert np.array_equal(prepare(out.getvalue(), preprocessing), images.preprocess(decoded.rgb, width, height, preprocessing)[0])
-    assert np.array_equal(prepare(photo, preprocessing), images.preprocess(photo, width, height, preprocessing)[0])
+    assert np.array_equal(
+        prepare(out.getvalue(), preprocessing),
+        images.preprocess(decoded.rgb, width, height, preprocessing)[0],
+    )
+    assert np.array_equal(
+        prepare(photo, preprocessing), images.preprocess(photo, width, height, preprocessing)[0]
+    )
 
 
 def test_what_the_server_refuses_is_skipped_and_listed(class_folder: Callable[[int], Path]) -> None:
@@ -44,12 +53,19 @@ def test_what_the_server_refuses_is_skipped_and_listed(class_folder: Callable[[i
 
 
 def test_a_class_that_the_model_does_not_know_is_named(class_folder: Callable[[int], Path]) -> None:
-    with pytest.raises(DataError, match="has the class 'green', which the model does not know; it knows red, blue"):
+    with pytest.raises(
+        DataError, match="has the class 'green', which the model does not know; it knows red, blue"
+    ):
         read(class_folder(1), ("red", "blue"), STRETCH)
 
 
 def pack(path: Path, classes: tuple[str, ...]) -> None:
-    np.savez(path, image=np.zeros((len(classes), 16, 16, 3), np.uint8), label=np.arange(len(classes)), classes=np.array(classes))
+    np.savez(
+        path,
+        image=np.zeros((len(classes), 16, 16, 3), np.uint8),
+        label=np.arange(len(classes)),
+        classes=np.array(classes),
+    )
 
 
 def test_a_folder_of_packs_answers_with_the_one_test_pack_of_the_models_classes(tmp_path: Path) -> None:

@@ -30,12 +30,16 @@ def test_a_seed_gives_one_split() -> None:
     assert not np.array_equal(stratified(labels, 0.2, 1), stratified(labels, 0.2, 2))
 
 
-def test_the_split_of_a_folder_is_written_down_and_kept(class_folder: Callable[[int], Path], tmp_path: Path) -> None:
+def test_the_split_of_a_folder_is_written_down_and_kept(
+    class_folder: Callable[[int], Path], tmp_path: Path
+) -> None:
     folder, record = class_folder(10), tmp_path / "run" / "split.json"
     train, held_out = split_folder(folder, 16, record, 0.2, seed=1)
     assert (len(train), len(held_out)) == (24, 6)
     written = json.loads(record.read_text())
-    assert set(written["train"]) | set(written["held_out"]) == {p.relative_to(folder).as_posix() for p in folder.rglob("*.png")}
+    assert set(written["train"]) | set(written["held_out"]) == {
+        p.relative_to(folder).as_posix() for p in folder.rglob("*.png")
+    }
     again = split_folder(folder, 16, record, 0.5, seed=2)  # what is written counts, not the new wish
     assert again[1].names == held_out.names
     Image.new("RGB", (8, 8)).save(folder / "red" / "new.png")
@@ -44,7 +48,9 @@ def test_the_split_of_a_folder_is_written_down_and_kept(class_folder: Callable[[
     assert grown[1].names == held_out.names
 
 
-def test_a_folder_with_train_and_val_is_taken_as_it_is(class_folder: Callable[[int], Path], tmp_path: Path) -> None:
+def test_a_folder_with_train_and_val_is_taken_as_it_is(
+    class_folder: Callable[[int], Path], tmp_path: Path
+) -> None:
     folder = class_folder(4)
     both = tmp_path / "both"
     for part in ("train", "val"):
@@ -55,6 +61,8 @@ def test_a_folder_with_train_and_val_is_taken_as_it_is(class_folder: Callable[[i
     assert not (tmp_path / "split.json").exists()
 
 
-def test_classes_of_a_single_picture_leave_nothing_to_hold_out(class_folder: Callable[[int], Path], tmp_path: Path) -> None:
+def test_classes_of_a_single_picture_leave_nothing_to_hold_out(
+    class_folder: Callable[[int], Path], tmp_path: Path
+) -> None:
     with pytest.raises(DataError, match="at least two"):
         split_folder(class_folder(1), 16, tmp_path / "split.json", 0.2, 1)

@@ -1,4 +1,5 @@
-"""The app with the real tiny model in two ways: in this process, and as `paca serve` in a process of its own."""
+"""The app with the real tiny model in two ways: in this process, and as `paca serve` in a process of its
+own."""
 
 from __future__ import annotations
 

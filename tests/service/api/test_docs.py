@@ -38,10 +38,16 @@ def test_every_metric_is_documented_and_real(client):
         ("16 MiB", Settings().max_body_mb == 16),
         ("40 million", Settings().max_pixels == 40_000_000),
         ("| 16 | `PACA_MAX_IMAGES`", Settings().max_images == 16),
-        ("| 16, or two full rounds of runs | `PACA_QUEUE_SIZE`", (Settings().queue_size, wiring.WAITING) == (0, 16)),
+        (
+            "| 16, or two full rounds of runs | `PACA_QUEUE_SIZE`",
+            (Settings().queue_size, wiring.WAITING) == (0, 16),
+        ),
         ("15 s", Settings().deadline_ms == 15_000),
         ("16 KiB · 8 KiB", (protocol.HEAD_BYTES, protocol.ADDRESS_BYTES) == (16 * 1024, 8 * 1024)),
-        ("5 s · 10 s and a second more for each 64 KiB", (protocol.HEAD_SECONDS, uploads.BODY_SECONDS, uploads.BODY_RATE) == (5, 10, 65536)),
+        (
+            "5 s · 10 s and a second more for each 64 KiB",
+            (protocol.HEAD_SECONDS, uploads.BODY_SECONDS, uploads.BODY_RATE) == (5, 10, 65536),
+        ),
         ("512 (tensors: 2,000,000)", (uploads.MAX_JSON_VALUES, tensors.MAX_JSON_VALUES) == (512, 2_000_000)),
         ("64 · 4 KiB", (parameters.MAX_FIELDS, multipart.MAX_FIELD_BYTES) == (64, 4096)),
         ("4096 · 16", (protocol.MAX_CONNECTIONS, protocol.MAX_PIPELINED) == (4096, 16)),
@@ -55,10 +61,16 @@ def test_limits_are_those_of_the_code(said, real):
 
 def test_every_log_field_is_documented(client, jpeg, caplog):
     caplog.set_level("INFO", "paca.access")
-    client.post("/classify", content=jpeg, headers={"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"})
+    client.post(
+        "/classify",
+        content=jpeg,
+        headers={"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"},
+    )
     client.post("/classify", content=b"")
     fields = {name for record in caplog.records if record.name == "paca.access" for name in record.fields}
-    assert fields == set(re.findall(r"`([a-z_]+)`", section("Logs").partition(": `")[2].partition(". ")[0])) | {"request_id"}
+    assert fields == set(
+        re.findall(r"`([a-z_]+)`", section("Logs").partition(": `")[2].partition(". ")[0])
+    ) | {"request_id"}
 
 
 def test_links_lead_somewhere():
@@ -67,7 +79,12 @@ def test_links_lead_somewhere():
 
 
 def test_every_parameter_is_documented_with_its_default():
-    rows = {name: (values, default) for name, values, default in re.findall(r"^\| `(\w+)` \| \w+ \| (.*?) \| (.*?) \|", section("Parameters"), re.M)}
+    rows = {
+        name: (values, default)
+        for name, values, default in re.findall(
+            r"^\| `(\w+)` \| \w+ \| (.*?) \| (.*?) \|", section("Parameters"), re.M
+        )
+    }
     real = parameters.ExplainParameters.model_json_schema()["properties"]
     assert set(rows) == set(real)
     for name, (values, default) in rows.items():
@@ -84,7 +101,10 @@ def test_every_field_of_an_answer_is_documented(client):
     paths: list[str] = []
     for where, names in re.findall(r"^\|(.*?)\|(.*?)\|", section("Fields"), re.M):
         if where.strip():
-            paths = ["" if where.strip() == "the answer" else path for path in re.findall(r"`([^`]+)`", where) or [""]]
+            paths = [
+                "" if where.strip() == "the answer" else path
+                for path in re.findall(r"`([^`]+)`", where) or [""]
+            ]
             paths = [f"explanations[]{path}" if path.startswith(".") else path for path in paths]
         documented |= {(path, name) for path in paths for name in re.findall(r"`(\w+)`", names)}
     missing: set[tuple[str, str]] = set()

@@ -1,4 +1,5 @@
-"""Whatever the OpenAPI document allows, and what it forbids: every answer is one it announces. `make soak` asks for more (PACA_SOAK)."""
+"""Whatever the OpenAPI document allows, and what it forbids: every answer is one it announces. `make soak`
+asks for more (PACA_SOAK)."""
 
 from __future__ import annotations
 
@@ -27,12 +28,20 @@ def picture(fmt: str) -> bytes:
 
 for media in ("image/jpeg", "image/png", "image/webp", "application/octet-stream"):
     real = st.sampled_from([picture(fmt) for fmt in ("JPEG", "PNG", "WEBP")])
-    schemathesis.openapi.media_type(media, real | real.map(lambda data: data[: len(data) // 2]) | st.binary(max_size=300))
+    schemathesis.openapi.media_type(
+        media, real | real.map(lambda data: data[: len(data) // 2]) | st.binary(max_size=300)
+    )
 
-OPERATIONS = {result.ok().label: result.ok() for result in schemathesis.openapi.from_dict(create_app(Settings()).openapi()).get_all_operations()}
+OPERATIONS = {
+    result.ok().label: result.ok()
+    for result in schemathesis.openapi.from_dict(create_app(Settings()).openapi()).get_all_operations()
+}
 BOTH = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)  # as the document allows it, and against it
 # Against it only where there is a body: any text is a valid name of a model.
-MODES = {label: BOTH if "requestBody" in operation.definition.raw else BOTH[:1] for label, operation in OPERATIONS.items()}
+MODES = {
+    label: BOTH if "requestBody" in operation.definition.raw else BOTH[:1]
+    for label, operation in OPERATIONS.items()
+}
 CASES = [(label, mode) for label, modes in MODES.items() for mode in modes]
 
 
@@ -44,7 +53,9 @@ def test_every_answer_is_one_the_document_announces(serving, label, mode):
         announced |= {400, 404, 405}  # of the protocol and the router, before any operation is found
 
     @given(operation.as_strategy(generation_mode=mode))
-    @settings(examples(200 // len(MODES[label]), 5000 // len(MODES[label])), suppress_health_check=list(HealthCheck))
+    @settings(
+        examples(200 // len(MODES[label]), 5000 // len(MODES[label])), suppress_health_check=list(HealthCheck)
+    )
     def check(case):
         response = case.call(base_url=serving.url, timeout=30)
         assert response.status_code in announced, response.text

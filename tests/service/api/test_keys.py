@@ -21,7 +21,12 @@ def basic(password: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "headers", [{"X-API-Key": "first-key"}, {"Authorization": "Bearer first-key"}, {"authorization": basic("zweiter-schlüssel")}]
+    "headers",
+    [
+        {"X-API-Key": "first-key"},
+        {"Authorization": "Bearer first-key"},
+        {"authorization": basic("zweiter-schlüssel")},
+    ],
 )
 def test_a_right_key_gets_in(keys, headers):
     keys.check("/classify", Headers(headers))

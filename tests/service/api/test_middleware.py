@@ -1,4 +1,5 @@
-"""What stands around every request: one log line, harmless whatever the client sent, and an honest last word on errors."""
+"""What stands around every request: one log line, harmless whatever the client sent, and an honest last word
+on errors."""
 
 from __future__ import annotations
 
@@ -21,7 +22,13 @@ def test_one_request_is_one_line(client, jpeg, lines):
     client.post("/classify?top_k=1", content=jpeg, headers={"X-Request-ID": "r1"})
     (line,) = lines()
     said = json.loads(line)
-    assert (said["request_id"], said["method"], said["path"], said["status"], said["pictures"]) == ("r1", "POST", "/classify", 200, 1)
+    assert (said["request_id"], said["method"], said["path"], said["status"], said["pictures"]) == (
+        "r1",
+        "POST",
+        "/classify",
+        200,
+        1,
+    )
     assert said["bytes_in"] == len(jpeg)
     assert said["ms"] > 0
 

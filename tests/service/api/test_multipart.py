@@ -9,7 +9,15 @@ KIND = "multipart/form-data; boundary=XX"
 
 
 def part(name: bytes, content: bytes, extra: bytes = b"") -> bytes:
-    return b'--XX\r\nContent-Disposition: form-data; name="' + name + b'"' + extra + b"\r\n\r\n" + content + b"\r\n"
+    return (
+        b'--XX\r\nContent-Disposition: form-data; name="'
+        + name
+        + b'"'
+        + extra
+        + b"\r\n\r\n"
+        + content
+        + b"\r\n"
+    )
 
 
 def parsed(*parts: bytes, end: bytes = b"--XX--\r\n", kind: str = KIND, limit: int = 3):
@@ -27,7 +35,9 @@ def test_files_come_in_order_and_fields_by_name():
     assert parsed(*body) == ([b"one", b"two\r\n--X"], {"top_k": ["3"], "target": ["a", "b"]})
 
 
-@pytest.mark.parametrize("name", [b"../../etc/passwd", b"a\\b", b"x" * 5000, "\u202egpj.exe".encode(), b"%00"])
+@pytest.mark.parametrize(
+    "name", [b"../../etc/passwd", b"a\\b", b"x" * 5000, "\u202egpj.exe".encode(), b"%00"]
+)
 def test_a_files_name_means_nothing(name):
     assert parsed(part(b"file", b"one", b'; filename="' + name + b'"'))[0] == [b"one"]
 
@@ -36,7 +46,10 @@ def test_an_empty_file_is_handed_on():
     assert parsed(part(b"file", b""))[0] == [b""]
 
 
-@pytest.mark.parametrize("kind", ["multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; boundary=" + "X" * 500])
+@pytest.mark.parametrize(
+    "kind",
+    ["multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; boundary=" + "X" * 500],
+)
 def test_a_body_without_a_usable_boundary_is_malformed(kind):
     with pytest.raises(MalformedRequest):
         parsed(part(b"file", b"one"), kind=kind)

@@ -30,7 +30,9 @@ def test_the_preferred_form_is_chosen(accept, form):
     assert choose(accept, OFFERS) == form
 
 
-@pytest.mark.parametrize("accept", ["image/gif", "application/xml", "application/json;q=0", "nonsense", "video/*"])
+@pytest.mark.parametrize(
+    "accept", ["image/gif", "application/xml", "application/json;q=0", "nonsense", "video/*"]
+)
 def test_where_nothing_is_acceptable_it_says_what_there_is(accept):
     with pytest.raises(NotAcceptable, match="application/json, text/html"):
         choose(accept, OFFERS)

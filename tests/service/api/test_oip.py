@@ -1,4 +1,5 @@
-"""The Open Inference Protocol v2, endpoint by endpoint; `test_triton_client` asks with somebody else's client."""
+"""The Open Inference Protocol v2, endpoint by endpoint; `test_triton_client` asks with somebody else's
+client."""
 
 from __future__ import annotations
 
@@ -16,7 +17,12 @@ def infer(client, *inputs, path="/v2/models/tiny/infer", **members):
 
 def pixels(batch: int = 1, **members):
     values = np.arange(batch * 32 * 32 * 3).reshape(batch, 32, 32, 3) % 256
-    return {"name": "image", "shape": list(values.shape), "datatype": "UINT8", "data": values.tolist()} | members
+    return {
+        "name": "image",
+        "shape": list(values.shape),
+        "datatype": "UINT8",
+        "data": values.tolist(),
+    } | members
 
 
 def test_the_server_introduces_itself(client):
@@ -39,10 +45,14 @@ def test_a_model_describes_its_tensors(client, path):
 
 
 def test_the_second_name_takes_encoded_pictures(client):
-    assert client.get("/v2/models/tiny-image").json()["inputs"] == [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
+    assert client.get("/v2/models/tiny-image").json()["inputs"] == [
+        {"name": "image", "datatype": "BYTES", "shape": [-1]}
+    ]
 
 
-@pytest.mark.parametrize("path", ["/v2/models/other", "/v2/models/tiny/versions/7", "/v2/models/other-image/ready"])
+@pytest.mark.parametrize(
+    "path", ["/v2/models/other", "/v2/models/tiny/versions/7", "/v2/models/other-image/ready"]
+)
 def test_what_is_not_there_is_404_in_the_protocols_form(client, path):
     assert client.get(path).status_code == 404
     assert client.get(path).json().keys() == {"error"}
@@ -51,7 +61,9 @@ def test_what_is_not_there_is_404_in_the_protocols_form(client, path):
 def test_every_output_is_answered_unless_some_are_named(client):
     everything = infer(client, pixels(), id="42").json()
     assert (everything["model_name"], everything["model_version"], everything["id"]) == ("tiny", "1", "42")
-    assert {"logits", "tokens", "assignment_1", "assignment_2"} <= {output["name"] for output in everything["outputs"]}
+    assert {"logits", "tokens", "assignment_1", "assignment_2"} <= {
+        output["name"] for output in everything["outputs"]
+    }
     for output in everything["outputs"]:
         assert len(output["data"]) == math.prod(output["shape"])
     some = infer(client, pixels(), outputs=[{"name": "assignment_2"}, {"name": "logits"}]).json()
@@ -62,7 +74,9 @@ def test_rows_of_an_assignment_sum_to_one(client):
     (output,) = infer(client, pixels(2), outputs=[{"name": "assignment_1"}]).json()["outputs"]
     batch, clusters, height, width = output["shape"]
     assert (batch, clusters) == (2, 5)
-    np.testing.assert_allclose(np.reshape(output["data"], (batch, clusters, height * width)).sum(-1), 1, atol=1e-5)
+    np.testing.assert_allclose(
+        np.reshape(output["data"], (batch, clusters, height * width)).sum(-1), 1, atol=1e-5
+    )
 
 
 def test_a_batch_answers_each_picture_as_if_alone(client):
@@ -74,16 +88,30 @@ def test_a_batch_answers_each_picture_as_if_alone(client):
 @pytest.mark.parametrize("form", ["json", "binary"])
 def test_encoded_pictures_are_answered_as_classify_does(client, jpeg, form):
     if form == "json":
-        member = {"name": "image", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(jpeg).decode()]}
+        member = {
+            "name": "image",
+            "shape": [1],
+            "datatype": "BYTES",
+            "data": [base64.b64encode(jpeg).decode()],
+        }
         answer = infer(client, member, path="/v2/models/tiny-image/infer", outputs=[{"name": "logits"}])
     else:
         raw = len(jpeg).to_bytes(4, "little") + jpeg
-        member = {"name": "image", "shape": [1, 1], "datatype": "BYTES", "parameters": {"binary_data_size": len(raw)}}
+        member = {
+            "name": "image",
+            "shape": [1, 1],
+            "datatype": "BYTES",
+            "parameters": {"binary_data_size": len(raw)},
+        }
         head = json.dumps({"inputs": [member], "outputs": [{"name": "logits"}]}).encode()
         headers = {"Inference-Header-Content-Length": str(len(head))}
         answer = client.post("/v2/models/tiny-image/versions/1/infer", content=head + raw, headers=headers)
-    predictions = sorted(client.post("/classify", content=jpeg).json()["predictions"], key=lambda p: p["class_id"])
-    np.testing.assert_allclose(answer.json()["outputs"][0]["data"], [p["logit"] for p in predictions], atol=1e-5)
+    predictions = sorted(
+        client.post("/classify", content=jpeg).json()["predictions"], key=lambda p: p["class_id"]
+    )
+    np.testing.assert_allclose(
+        answer.json()["outputs"][0]["data"], [p["logit"] for p in predictions], atol=1e-5
+    )
 
 
 def test_outputs_come_as_raw_bytes_where_wished(client):
@@ -98,7 +126,9 @@ def test_outputs_come_as_raw_bytes_where_wished(client):
 
 
 def test_a_classification_names_the_best_classes(client):
-    (output,) = infer(client, pixels(2), outputs=[{"name": "logits", "parameters": {"classification": 2}}]).json()["outputs"]
+    (output,) = infer(
+        client, pixels(2), outputs=[{"name": "logits", "parameters": {"classification": 2}}]
+    ).json()["outputs"]
     assert (output["datatype"], output["shape"]) == ("BYTES", [2, 2])
     value, index, label = output["data"][0].split(":")
     assert float(value) >= float(output["data"][1].split(":")[0])
@@ -124,12 +154,21 @@ def test_a_wrong_tensor_is_the_callers_error(client, members):
 
 @pytest.mark.parametrize(
     "outputs",
-    [[{"name": "nothing"}], [{"name": "tokens", "parameters": {"classification": 2}}], [{"name": "logits", "parameters": {"classification": 0}}]],
+    [
+        [{"name": "nothing"}],
+        [{"name": "tokens", "parameters": {"classification": 2}}],
+        [{"name": "logits", "parameters": {"classification": 0}}],
+    ],
 )
 def test_a_wrong_output_is_the_callers_error(client, outputs):
     assert infer(client, pixels(), outputs=outputs).status_code in (400, 422)
 
 
 def test_an_undecodable_picture_is_the_callers_error(client, jpeg):
-    member = {"name": "image", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(jpeg[:3000]).decode()]}
+    member = {
+        "name": "image",
+        "shape": [1],
+        "datatype": "BYTES",
+        "data": [base64.b64encode(jpeg[:3000]).decode()],
+    }
     assert infer(client, member, path="/v2/models/tiny-image/infer").status_code == 422

@@ -13,7 +13,11 @@ def document(client) -> dict:
 
 
 def operations(document):
-    return [(f"{verb.upper()} {path}", item) for path, verbs in document["paths"].items() for verb, item in verbs.items()]
+    return [
+        (f"{verb.upper()} {path}", item)
+        for path, verbs in document["paths"].items()
+        for verb, item in verbs.items()
+    ]
 
 
 def schemas(node, where="document"):
@@ -68,7 +72,21 @@ def test_the_jobs_name_every_form_and_every_error(document, path):
         "multipart/form-data",
         "application/json",
     }
-    assert set(job["responses"]) == {"200", "400", "401", "404", "406", "408", "413", "414", "415", "422", "431", "503", "504"}
+    assert set(job["responses"]) == {
+        "200",
+        "400",
+        "401",
+        "404",
+        "406",
+        "408",
+        "413",
+        "414",
+        "415",
+        "422",
+        "431",
+        "503",
+        "504",
+    }
     for status, answer in job["responses"].items():
         if status != "200":
             assert list(answer["content"]) == ["application/problem+json"]
@@ -103,8 +121,14 @@ def test_an_answer_has_exactly_the_documented_fields(client, document, jpeg):
                 check(item, schema["additionalProperties"], f"{where}.{name}")
 
     check(client.post("/classify", content=jpeg).json(), known["ClassifyResponse"], "classify")
-    explained = client.post("/explain?render=overlay,mask,clusters&arrays=f16&contrast=runner_up", content=jpeg).json()
+    explained = client.post(
+        "/explain?render=overlay,mask,clusters&arrays=f16&contrast=runner_up", content=jpeg
+    ).json()
     check(explained, known["ExplainResponse"], "explain")
     check(client.get("/models").json(), known["ModelList"], "models")
     check(client.get("/v2/models/tiny").json(), known["ModelMetadata"], "metadata")
-    check(client.post("/classify", content=b"").json(), known["Problem"] | {"properties": known["Problem"]["properties"]}, "problem")
+    check(
+        client.post("/classify", content=b"").json(),
+        known["Problem"] | {"properties": known["Problem"]["properties"]},
+        "problem",
+    )

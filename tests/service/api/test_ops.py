@@ -56,14 +56,19 @@ def test_head_answers_like_get_without_a_body(client):
     assert (head.status_code, head.headers["content-length"]) == (200, get.headers["content-length"])
 
 
-@pytest.mark.parametrize(("method", "path", "allowed"), [("GET", "/classify", "POST"), ("DELETE", "/healthz", "GET"), ("POST", "/models", "GET")])
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("GET", "/classify", "POST"), ("DELETE", "/healthz", "GET"), ("POST", "/models", "GET")],
+)
 def test_a_wrong_method_is_405_and_says_the_right_one(client, method, path, allowed):
     answer = client.request(method, path)
     assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/classify/", "/..%2f..%2fetc/passwd", "/%00", "/style.css/../app.py"])
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/classify/", "/..%2f..%2fetc/passwd", "/%00", "/style.css/../app.py"]
+)
 def test_an_unknown_path_is_a_404_problem(client, path):
     answer = client.get(path)
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
@@ -85,7 +90,10 @@ def test_keys_guard_everything_but_health_and_metrics(open_app, jpeg, tmp_path):
         assert (refused.status_code, refused.headers["content-type"]) == (401, "application/problem+json")
         assert "Bearer" in refused.headers["www-authenticate"]
         assert client.get("/v2/models").json().keys() == {"error"}
-        assert client.post("/classify", content=jpeg, headers={"Authorization": "Bearer secret"}).status_code == 200
+        assert (
+            client.post("/classify", content=jpeg, headers={"Authorization": "Bearer secret"}).status_code
+            == 200
+        )
         assert client.get("/metrics").status_code == 200
 
 
@@ -93,13 +101,21 @@ def test_other_origins_are_not_let_in_unless_named(client, open_app):
     preflight = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}
     assert "access-control-allow-origin" not in client.options("/classify", headers=preflight).headers
     with open_app(cors_origins="https://shop.example") as open_client:
-        assert open_client.options("/classify", headers=preflight).headers["access-control-allow-origin"] == "https://shop.example"
-        assert "access-control-allow-origin" not in open_client.get("/healthz", headers={"Origin": "https://other.example"}).headers
+        assert (
+            open_client.options("/classify", headers=preflight).headers["access-control-allow-origin"]
+            == "https://shop.example"
+        )
+        assert (
+            "access-control-allow-origin"
+            not in open_client.get("/healthz", headers={"Origin": "https://other.example"}).headers
+        )
 
 
 def test_what_is_switched_off_is_not_there(open_app):
     with open_app(metrics=False, docs=False, demo=False) as client:
-        assert [client.get(path).status_code for path in ("/metrics", "/docs", "/openapi.json", "/")] == [404] * 4
+        assert [client.get(path).status_code for path in ("/metrics", "/docs", "/openapi.json", "/")] == [
+            404
+        ] * 4
 
 
 def test_metrics_count_requests_by_route_and_status(open_app, jpeg):
@@ -121,7 +137,9 @@ def test_no_request_can_add_a_series(client, jpeg):
     client.post("/explain", content=jpeg)
     before = set(series(client))
     for i in range(200):
-        client.request(f"METHOD{i}", f"/path/{i}", headers={"X-Request-ID": f"r{i}", "User-Agent": f"agent{i}"})
+        client.request(
+            f"METHOD{i}", f"/path/{i}", headers={"X-Request-ID": f"r{i}", "User-Agent": f"agent{i}"}
+        )
         client.get(f"/models/{i}")
         client.get(f"/v2/models/{i}/versions/{i}")
         client.post(f"/classify?model=m{i}", content=jpeg)

@@ -1,4 +1,5 @@
-"""The demo page's files and the reference at /docs need no other host. What the page does is tested in a real browser, in tests/browser."""
+"""The demo page's files and the reference at /docs need no other host. What the page does is tested in a real
+browser, in tests/browser."""
 
 from __future__ import annotations
 

@@ -36,7 +36,15 @@ def test_every_parameter_has_a_description_an_example_and_a_default():
 
 def test_a_query_and_json_say_the_same():
     text = asked("target=cat&target=golf+ball&render=overlay,mask&alpha=0.5&size=300&effect=true&method=cam")
-    json = asked("", target=["cat", "golf ball"], render=["overlay", "mask"], alpha=0.5, size=300, effect=True, method="cam")
+    json = asked(
+        "",
+        target=["cat", "golf ball"],
+        render=["overlay", "mask"],
+        alpha=0.5,
+        size=300,
+        effect=True,
+        method="cam",
+    )
     assert text == json
     assert text.targets == ("cat", "golf ball")
     assert text.size == 300
@@ -75,7 +83,17 @@ def test_what_is_not_allowed_is_refused_with_what_is(query, hint):
     assert hint in str(refusal.value)
 
 
-@pytest.mark.parametrize("values", [{"top_k": True}, {"top_k": [3]}, {"top_k": None}, {"target": {"a": 1}}, {"render": "all"}, {"alpha": "x"}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"top_k": True},
+        {"top_k": [3]},
+        {"top_k": None},
+        {"target": {"a": 1}},
+        {"render": "all"},
+        {"alpha": "x"},
+    ],
+)
 def test_json_parameters_of_the_wrong_type_are_refused(values):
     with pytest.raises(BadParameter):
         asked("", **values)

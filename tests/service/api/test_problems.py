@@ -18,7 +18,14 @@ def scope(path: str = "/classify") -> dict:
     return {"type": "http", "path": path, "paca": Context("id-1", None, 0.0)}
 
 
-@pytest.mark.parametrize("kind", [k for branch in (errors.InvalidInput, errors.Unavailable, errors.DeadlineExceeded) for k in leaves(branch)])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        k
+        for branch in (errors.InvalidInput, errors.Unavailable, errors.DeadlineExceeded)
+        for k in leaves(branch)
+    ],
+)
 def test_every_error_a_request_can_meet_has_a_status(kind):
     assert problems.status_of(kind("x")) in problems.STATUS.values()
 
@@ -50,7 +57,10 @@ def test_an_error_of_starting_up_says_nothing_of_itself_in_a_request():
 
 @pytest.mark.parametrize(("seconds", "header"), [(0.2, "1"), (1.0, "1"), (2.1, "3")])
 def test_what_may_succeed_later_says_when_in_whole_seconds(seconds, header):
-    assert problems.response(errors.Overloaded("full", retry_after=seconds), scope()).headers["retry-after"] == header
+    assert (
+        problems.response(errors.Overloaded("full", retry_after=seconds), scope()).headers["retry-after"]
+        == header
+    )
 
 
 def test_inference_protocol_paths_answer_in_their_own_form():
@@ -59,5 +69,7 @@ def test_inference_protocol_paths_answer_in_their_own_form():
 
 
 def test_the_form_is_told_apart_behind_a_prefix_too():
-    answer = problems.response(errors.UnknownModel("no"), scope("/vision/v2/models/x") | {"root_path": "/vision"})
+    answer = problems.response(
+        errors.UnknownModel("no"), scope("/vision/v2/models/x") | {"root_path": "/vision"}
+    )
     assert json.loads(answer.body) == {"error": "no"}

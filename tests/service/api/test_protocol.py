@@ -1,4 +1,5 @@
-"""Hostile HTTP on raw sockets: everything a client can send or hold is bounded, and is told so where it can be told."""
+"""Hostile HTTP on raw sockets: everything a client can send or hold is bounded, and is told so where it can
+be told."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ def statuses(answer: bytes) -> list[int]:
     return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", answer)]
 
 
-def request(method: bytes = b"GET", path: bytes = b"/healthz", headers: bytes = HOST, body: bytes = b"") -> bytes:
+def request(
+    method: bytes = b"GET", path: bytes = b"/healthz", headers: bytes = HOST, body: bytes = b""
+) -> bytes:
     return method + b" " + path + b" HTTP/1.1\r\n" + headers + b"\r\n" + body
 
 
@@ -55,11 +58,25 @@ HOSTILE = {
     "NUL in the path": (request(path=b"/\x00"), 400),
     "CONNECT": (request(b"CONNECT", b"a:1"), 400),
     "space in a header name": (request(headers=HOST + b"X Y: z\r\n"), 400),
-    "two lengths": (request(b"POST", b"/classify", HOST + b"Content-Length: 5\r\nContent-Length: 6\r\n", b"hello"), 400),
+    "two lengths": (
+        request(b"POST", b"/classify", HOST + b"Content-Length: 5\r\nContent-Length: 6\r\n", b"hello"),
+        400,
+    ),
     "negative length": (request(b"POST", b"/classify", HOST + b"Content-Length: -5\r\n", b"hello"), 400),
-    "length that is no number": (request(b"POST", b"/classify", HOST + b"Content-Length: 5x\r\n", b"hello"), 400),
-    "length and chunks": (request(b"POST", b"/classify", HOST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", b"0\r\n\r\n"), 400),
-    "bad chunk size": (request(b"POST", b"/classify", HOST + b"Transfer-Encoding: chunked\r\n", b"zz\r\nhello"), 400),
+    "length that is no number": (
+        request(b"POST", b"/classify", HOST + b"Content-Length: 5x\r\n", b"hello"),
+        400,
+    ),
+    "length and chunks": (
+        request(
+            b"POST", b"/classify", HOST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", b"0\r\n\r\n"
+        ),
+        400,
+    ),
+    "bad chunk size": (
+        request(b"POST", b"/classify", HOST + b"Transfer-Encoding: chunked\r\n", b"zz\r\nhello"),
+        400,
+    ),
     "long address": (request(path=b"/" + b"a" * 9_000), 414),
     "huge address": (request(path=b"/" + b"a" * 900_000), 414),
     "large header": (request(headers=HOST + b"X: " + b"a" * 17_000 + b"\r\n"), 431),
@@ -82,18 +99,28 @@ def test_what_is_no_acceptable_request_is_refused_with_a_problem_and_closed(serv
 
 def test_a_head_as_large_as_allowed_is_answered(serving):
     near = HOST + b"Connection: close\r\nX: " + b"a" * (protocol.HEAD_BYTES - 100) + b"\r\n"
-    assert statuses(exchange(serving.port, request(path=b"/healthz?" + b"a" * 8_000, headers=near))[0]) == [200]
+    assert statuses(exchange(serving.port, request(path=b"/healthz?" + b"a" * 8_000, headers=near))[0]) == [
+        200
+    ]
 
 
 def test_slow_and_silent_clients_are_closed_at_their_deadline(serving, jpeg):
-    started = request(b"POST", b"/classify", HOST + b"Content-Length: %d\r\nConnection: close\r\n" % len(jpeg))
+    started = request(
+        b"POST", b"/classify", HOST + b"Content-Length: %d\r\nConnection: close\r\n" % len(jpeg)
+    )
     with ThreadPoolExecutor(8) as pool:
         silent = pool.submit(exchange, serving.port)
         half = pool.submit(exchange, serving.port, b"GET /heal")
         drip = pool.submit(exchange, serving.port, b"GET / HTTP/1.1\r\n", *[b"X: y\r\n"] * 60, pause=0.2)
         kept = pool.submit(exchange, serving.port, request())
         body = pool.submit(exchange, serving.port, started, *[jpeg[i : i + 1] for i in range(60)], pause=0.3)
-        rest = pool.submit(exchange, serving.port, request(headers=HOST + b"Content-Length: 1000\r\n"), *[b"x"] * 70, pause=0.3)
+        rest = pool.submit(
+            exchange,
+            serving.port,
+            request(headers=HOST + b"Content-Length: 1000\r\n"),
+            *[b"x"] * 70,
+            pause=0.3,
+        )
         assert silent.result()[0] == b""
         assert statuses(half.result()[0]) == [408]
         assert statuses(drip.result()[0]) == [408]
@@ -109,7 +136,11 @@ def test_good_requests_are_served_while_slow_clients_are_held(serving, http, jpe
     try:
         for i in range(128):
             connection = socket.create_connection(("127.0.0.1", serving.port))
-            connection.sendall(b"GET /heal" if i % 2 else request(b"POST", b"/classify", HOST + b"Content-Length: 9999\r\n", b"x"))
+            connection.sendall(
+                b"GET /heal"
+                if i % 2
+                else request(b"POST", b"/classify", HOST + b"Content-Length: 9999\r\n", b"x")
+            )
             held.append(connection)
         assert [http.post("/classify", content=jpeg).status_code for _ in range(20)] == [200] * 20
     finally:
@@ -119,7 +150,10 @@ def test_good_requests_are_served_while_slow_clients_are_held(serving, http, jpe
 
 def test_a_body_may_come_in_chunks_of_one_byte(serving, jpeg):
     chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in jpeg) + b"0\r\n\r\n"
-    answer, _ = exchange(serving.port, request(b"POST", b"/classify", HOST + b"Transfer-Encoding: chunked\r\nConnection: close\r\n", chunks))
+    answer, _ = exchange(
+        serving.port,
+        request(b"POST", b"/classify", HOST + b"Transfer-Encoding: chunked\r\nConnection: close\r\n", chunks),
+    )
     assert statuses(answer) == [200]
 
 
@@ -132,11 +166,17 @@ def test_a_body_too_large_is_refused_before_it_is_sent(serving):
 
 def test_a_client_that_waits_for_100_continue_gets_it(serving, jpeg):
     headers = HOST + b"Expect: 100-continue\r\nContent-Length: %d\r\nConnection: close\r\n" % len(jpeg)
-    assert statuses(exchange(serving.port, request(b"POST", b"/classify", headers), jpeg, pause=0.2)[0]) == [100, 200]
+    assert statuses(exchange(serving.port, request(b"POST", b"/classify", headers), jpeg, pause=0.2)[0]) == [
+        100,
+        200,
+    ]
 
 
 def test_a_wish_for_http2_is_ignored_and_the_body_kept(serving, jpeg):
-    headers = HOST + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\nContent-Length: %d\r\n" % len(jpeg)
+    headers = (
+        HOST + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: "
+        b"AAMAAABkAAQ\r\nContent-Length: %d\r\n" % len(jpeg)
+    )
     first = request(b"POST", b"/classify", headers, jpeg)
     answer, _ = exchange(serving.port, first + request(headers=HOST + b"Connection: close\r\n"))
     assert statuses(answer) == [200, 200]
@@ -144,7 +184,9 @@ def test_a_wish_for_http2_is_ignored_and_the_body_kept(serving, jpeg):
 
 def test_pipelined_requests_are_answered_in_order(serving, jpeg):
     post = request(b"POST", b"/classify", HOST + b"Content-Length: %d\r\n" % len(jpeg), jpeg)
-    answer, _ = exchange(serving.port, post + request() + request(path=b"/nothing", headers=HOST + b"Connection: close\r\n"))
+    answer, _ = exchange(
+        serving.port, post + request() + request(path=b"/nothing", headers=HOST + b"Connection: close\r\n")
+    )
     assert statuses(answer) == [200, 200, 404]
 
 
@@ -214,7 +256,13 @@ def test_a_client_that_does_not_read_its_answer_is_closed(small_server):
 def test_refusals_are_counted(serving, http):
     def count() -> float:
         lines = http.get("/metrics").text.splitlines()
-        return float(next(line.split()[-1] for line in lines if line.startswith('paca_requests_total{code="431",endpoint="other"}')))
+        return float(
+            next(
+                line.split()[-1]
+                for line in lines
+                if line.startswith('paca_requests_total{code="431",endpoint="other"}')
+            )
+        )
 
     before = count()
     exchange(serving.port, request(headers=HOST + b"X: " + b"a" * 17_000 + b"\r\n"))

@@ -56,7 +56,9 @@ def test_parameters_come_in_the_query_in_form_fields_or_in_json(client, jpeg):
 def test_several_pictures_are_answered_in_order_and_a_bad_one_fails_alone(client, jpeg, encode, photo):
     small = encode(photo[:50, :70], "PNG")
     answer = client.post(
-        "/classify", files=[("file", jpeg), ("file", jpeg[:5000]), ("file", b"text"), ("file", small)], headers={"X-Request-ID": "r"}
+        "/classify",
+        files=[("file", jpeg), ("file", jpeg[:5000]), ("file", b"text"), ("file", small)],
+        headers={"X-Request-ID": "r"},
     )
     first, truncated, text, last = answer.json()["results"]
     assert answer.status_code == 200
@@ -80,7 +82,9 @@ def test_too_many_pictures_are_refused_with_the_limit(open_app, jpeg):
 
 
 def test_a_model_is_chosen_by_name_and_version(client, jpeg):
-    assert labels(client.post("/classify?model=tiny:1", content=jpeg)) == labels(client.post("/classify?model=tiny", content=jpeg))
+    assert labels(client.post("/classify?model=tiny:1", content=jpeg)) == labels(
+        client.post("/classify?model=tiny", content=jpeg)
+    )
 
 
 @pytest.mark.parametrize("model", ["other", "tiny:2", ":2", "tiny:x", "../tiny", "tiny:1:1"])
@@ -118,10 +122,16 @@ def test_an_explanation_names_its_class_its_method_and_its_clusters(client, jpeg
 
 
 def test_an_explanation_predicts_what_classify_predicts(client, jpeg):
-    assert client.post("/explain", content=jpeg).json()["predictions"] == client.post("/classify", content=jpeg).json()["predictions"]
+    assert (
+        client.post("/explain", content=jpeg).json()["predictions"]
+        == client.post("/classify", content=jpeg).json()["predictions"]
+    )
 
 
-@pytest.mark.parametrize(("accept", "kind"), [("image/*", "WEBP"), ("image/png", "PNG"), ("image/jpeg, application/json;q=0.5", "JPEG")])
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [("image/*", "WEBP"), ("image/png", "PNG"), ("image/jpeg, application/json;q=0.5", "JPEG")],
+)
 def test_a_caller_that_prefers_a_picture_gets_the_first_one(client, jpeg, accept, kind):
     answer = client.post("/explain", content=jpeg, headers={"Accept": accept})
     with Image.open(io.BytesIO(answer.content)) as picture:
@@ -130,7 +140,9 @@ def test_a_caller_that_prefers_a_picture_gets_the_first_one(client, jpeg, accept
 
 
 def test_a_browser_gets_a_page_that_needs_nothing_else(client, jpeg):
-    answer = client.post("/explain", content=jpeg, headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+    answer = client.post(
+        "/explain", content=jpeg, headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    )
     assert answer.headers["content-type"].startswith("text/html")
     assert answer.text.lstrip().lower().startswith("<!doctype html>")
     assert "data:image/webp;base64," in answer.text
@@ -159,7 +171,9 @@ def test_where_nothing_is_acceptable_the_answer_is_406(client, jpeg, path, accep
 
 
 def test_several_pictures_have_no_single_picture_to_answer_with(client, jpeg):
-    assert client.post("/explain", files=[("file", jpeg)] * 2, headers={"Accept": "image/*"}).status_code == 406
+    assert (
+        client.post("/explain", files=[("file", jpeg)] * 2, headers={"Accept": "image/*"}).status_code == 406
+    )
 
 
 @pytest.mark.parametrize(
@@ -185,7 +199,11 @@ def test_a_bad_body_gets_its_4xx_as_a_problem(client, path, body, kind, status):
 def test_a_body_over_the_limit_is_413(open_app, jpeg):
     with open_app(max_body_mb=0.01) as client:
         answer = client.post("/classify", content=jpeg + bytes(20_000))
-    assert (answer.status_code, answer.json()["limit"], answer.json()["value"]) == (413, "max_body_bytes", 10485)
+    assert (answer.status_code, answer.json()["limit"], answer.json()["value"]) == (
+        413,
+        "max_body_bytes",
+        10485,
+    )
 
 
 def test_a_deadline_that_passes_is_504(open_app, jpeg):

@@ -29,7 +29,9 @@ def test_the_ready_line_names_the_page_and_a_command_that_works(serving, tmp_pat
 def test_after_sigterm_not_ready_comes_first_and_every_accepted_request_is_answered(start, jpeg):
     with start() as serving, httpx.Client(base_url=serving.url, timeout=30) as client:
         with socket.create_connection(("127.0.0.1", serving.port), timeout=30) as slow:
-            slow.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(jpeg) + jpeg[:1000])
+            slow.sendall(
+                b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(jpeg) + jpeg[:1000]
+            )
             time.sleep(0.3)
             serving.process.send_signal(signal.SIGTERM)
             time.sleep(0.3)
@@ -59,7 +61,9 @@ def test_metrics_of_several_workers_are_one(start, jpeg):
 def test_a_worker_takes_no_request_before_its_models_are_loaded(start, jpeg):
     with start(workers=3) as serving:  # the first is ready, the others still load
         for _ in range(30):
-            assert httpx.post(f"{serving.url}/classify", content=jpeg).status_code == 200  # each on a connection of its own
+            assert (
+                httpx.post(f"{serving.url}/classify", content=jpeg).status_code == 200
+            )  # each on a connection of its own
             time.sleep(0.03)
 
 
@@ -94,7 +98,13 @@ def test_a_taken_port_is_said_in_one_line(free_port):
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_server_that_cannot_start_says_why_and_exits_with_1(tmp_path, workers):
     environment = {**os.environ, "PACA_MODELS": str(tmp_path), "PACA_PORT": "0", "PACA_WORKERS": workers}
-    done = subprocess.run([sys.executable, "-m", "service", "serve"], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "service", "serve"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 1
     assert "no model could be loaded" in done.stderr
     assert "Traceback" not in done.stderr
@@ -102,7 +112,14 @@ def test_a_server_that_cannot_start_says_why_and_exits_with_1(tmp_path, workers)
 
 @pytest.mark.parametrize(
     ("listened", "asked"),
-    [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]"), ("fe80::2", "[fe80::2]"), ("box.lan", "box.lan")],  # noqa: S104
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),  # noqa: S104
+        ("::", "[::1]"),
+        ("::1", "[::1]"),
+        ("fe80::2", "[fe80::2]"),
+        ("box.lan", "box.lan"),
+    ],
 )
 def test_the_ready_line_names_a_host_that_can_be_asked(listened, asked):
     assert reachable(listened) == asked

@@ -23,11 +23,14 @@ def from_json(**members):
 
 
 def from_bytes(raw: bytes, size: int | None = None, **members):
-    head = json.dumps({"inputs": [tensor(parameters={"binary_data_size": len(raw) if size is None else size}, **members)]}).encode()
+    head = json.dumps(
+        {"inputs": [tensor(parameters={"binary_data_size": len(raw) if size is None else size}, **members)]}
+    ).encode()
     return read_request(head + raw, str(len(head)))[1]["image"]
 
 
-# FP16 has no JSON form; UINT64 beside smaller numbers is promoted to float by numpy and refused, and no model takes it.
+# FP16 has no JSON form; UINT64 beside smaller numbers is promoted to float by numpy and refused, and no model
+# takes it.
 @given(st.sampled_from([name for name in DTYPES if name not in ("FP16", "UINT64")]), st.data())
 @settings(max_examples=60, deadline=None)
 def test_json_and_binary_carry_the_same_numbers(name, data):
@@ -112,7 +115,15 @@ def test_a_wrong_header_length_is_malformed(header):
 
 
 @pytest.mark.parametrize(
-    "document", [[], {}, {"inputs": []}, {"inputs": {}}, {"inputs": [tensor(data=[1, 2])] * 2}, {"inputs": [tensor(data=[1, 2], name=5)]}]
+    "document",
+    [
+        [],
+        {},
+        {"inputs": []},
+        {"inputs": {}},
+        {"inputs": [tensor(data=[1, 2])] * 2},
+        {"inputs": [tensor(data=[1, 2], name=5)]},
+    ],
 )
 def test_a_request_of_another_shape_is_malformed(document):
     with pytest.raises(MalformedRequest):
@@ -120,11 +131,21 @@ def test_a_request_of_another_shape_is_malformed(document):
 
 
 def test_members_the_protocol_does_not_name_are_ignored():
-    assert read_request(json.dumps({"inputs": [tensor(data=[1, 2], colour="red")], "extra": 1}).encode(), None)[0].id is None
+    assert (
+        read_request(json.dumps({"inputs": [tensor(data=[1, 2], colour="red")], "extra": 1}).encode(), None)[
+            0
+        ].id
+        is None
+    )
 
 
 def response(*names):
-    return InferenceResponse(model_name="m", model_version="1", id="7", outputs=[OutputTensor(name=n, shape=[1, 2], datatype="FP32") for n in names])
+    return InferenceResponse(
+        model_name="m",
+        model_version="1",
+        id="7",
+        outputs=[OutputTensor(name=n, shape=[1, 2], datatype="FP32") for n in names],
+    )
 
 
 def test_raw_outputs_follow_the_json_in_order():
@@ -132,7 +153,11 @@ def test_raw_outputs_follow_the_json_in_order():
     body, head = write_response(response("a", "b", "c"), values, {"a", "c"})
     document = json.loads(body[:head])
     assert [o.get("data") for o in document["outputs"]] == [None, [1.0, 1.5], None]
-    assert [o.get("parameters") for o in document["outputs"]] == [{"binary_data_size": 8}, None, {"binary_data_size": 8}]
+    assert [o.get("parameters") for o in document["outputs"]] == [
+        {"binary_data_size": 8},
+        None,
+        {"binary_data_size": 8},
+    ]
     assert body[head:] == values["a"].tobytes() + values["c"].tobytes()
 
 

@@ -1,4 +1,5 @@
-"""OpenTelemetry, switched on: spans arrive at a collector, belong to the caller's trace, and carry the numbers of the answer."""
+"""OpenTelemetry, switched on: spans arrive at a collector, belong to the caller's trace, and carry the
+numbers of the answer."""
 
 from __future__ import annotations
 
@@ -45,12 +46,19 @@ def spans(received: list[bytes]) -> list:
 def test_a_request_is_a_span_of_the_callers_trace(collector, open_app, jpeg, caplog):
     caplog.set_level(logging.INFO, "paca.access")
     with open_app(otel=True) as client:
-        client.post("/classify?top_k=2", content=jpeg, headers={"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01", "X-Request-ID": "r7"})
+        client.post(
+            "/classify?top_k=2",
+            content=jpeg,
+            headers={"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01", "X-Request-ID": "r7"},
+        )
     found = spans(collector)
     ((resource, span),) = [(resource, span) for resource, span in found if span.name == "POST /classify"]
     attributes = {a.key: a.value for a in span.attributes}
     assert span.trace_id.hex() == TRACE
-    assert (attributes["paca.request_id"].string_value, attributes["paca.model"].string_value) == ("r7", "tiny:1")
+    assert (attributes["paca.request_id"].string_value, attributes["paca.model"].string_value) == (
+        "r7",
+        "tiny:1",
+    )
     assert attributes["paca.inference_ms"].double_value > 0
     assert "paca" in {a.value.string_value for a in resource.attributes if a.key == "service.name"}
     assert not any("readyz" in span.name for _, span in found)
@@ -60,7 +68,11 @@ def test_the_log_names_the_trace(open_app, jpeg, caplog):
     caplog.set_level(logging.INFO, "paca.access")
     with open_app() as client:
         client.post("/classify", content=jpeg, headers={"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"})
-    (line,) = [record.fields for record in caplog.records if record.name == "paca.access" and record.fields["path"] == "/classify"]
+    (line,) = [
+        record.fields
+        for record in caplog.records
+        if record.name == "paca.access" and record.fields["path"] == "/classify"
+    ]
     assert line["trace_id"] == TRACE
     assert (line["status"], line["bytes_in"], line["model"]) == (200, len(jpeg), "tiny:1")
     json.dumps(line)

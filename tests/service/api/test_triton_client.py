@@ -1,4 +1,5 @@
-"""Acceptance of the Open Inference Protocol: NVIDIA's own client, sync and async, JSON and binary, pixels and encoded photos."""
+"""Acceptance of the Open Inference Protocol: NVIDIA's own client, sync and async, JSON and binary, pixels and
+encoded photos."""
 
 from __future__ import annotations
 
@@ -21,12 +22,21 @@ def address(serving) -> str:
 @pytest.fixture
 def expected(http, jpeg) -> np.ndarray:
     """Logits in class order, as /classify says."""
-    return np.array([p["logit"] for p in sorted(http.post("/classify", content=jpeg).json()["predictions"], key=lambda p: p["class_id"])])
+    return np.array(
+        [
+            p["logit"]
+            for p in sorted(
+                http.post("/classify", content=jpeg).json()["predictions"], key=lambda p: p["class_id"]
+            )
+        ]
+    )
 
 
 def encoded(jpeg: bytes, binary: bool):
     given = tritonclient.InferInput("image", [1], "BYTES")
-    given.set_data_from_numpy(np.array([jpeg if binary else base64.b64encode(jpeg)], dtype=np.object_), binary_data=binary)
+    given.set_data_from_numpy(
+        np.array([jpeg if binary else base64.b64encode(jpeg)], dtype=np.object_), binary_data=binary
+    )
     return given
 
 
@@ -65,7 +75,10 @@ def test_it_finds_the_server_and_the_models(address):
 @pytest.mark.parametrize("binary_out", [True, False])
 def test_it_gets_the_answer_of_classify(address, jpeg, prepared, expected, name, binary_in, binary_out):
     given = pixels(prepared, binary_in) if name == "tiny" else encoded(jpeg, binary_in)
-    wanted = [tritonclient.InferRequestedOutput(output, binary_data=binary_out) for output in ("logits", "assignment_1")]
+    wanted = [
+        tritonclient.InferRequestedOutput(output, binary_data=binary_out)
+        for output in ("logits", "assignment_1")
+    ]
     with tritonclient.InferenceServerClient(address) as client:
         answer = client.infer(name, [given], outputs=wanted, request_id="7")
     np.testing.assert_allclose(answer.as_numpy("logits")[0], expected, atol=1e-4)
@@ -86,7 +99,11 @@ def test_its_asyncio_client_works_too(address, jpeg, expected):
     async def ask():
         async with aio.InferenceServerClient(address) as client:
             assert await client.is_server_ready()
-            return await client.infer("tiny-image", [encoded(jpeg, True)], outputs=[aio.InferRequestedOutput("logits", class_count=2)])
+            return await client.infer(
+                "tiny-image",
+                [encoded(jpeg, True)],
+                outputs=[aio.InferRequestedOutput("logits", class_count=2)],
+            )
 
     best = asyncio.run(ask()).as_numpy("logits")[0]
     value, index, _ = best[0].decode().split(":")

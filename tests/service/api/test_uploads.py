@@ -25,7 +25,9 @@ def from_json(document, limit=16):
 def received(*chunks: bytes, headers=None, limit=100, pause=0.0):
     """What read_body makes of a body that comes in these chunks; None = the client leaves."""
     messages = [
-        {"type": "http.disconnect"} if chunk is None else {"type": "http.request", "body": chunk, "more_body": i < len(chunks) - 1}
+        {"type": "http.disconnect"}
+        if chunk is None
+        else {"type": "http.request", "body": chunk, "more_body": i < len(chunks) - 1}
         for i, chunk in enumerate(chunks)
     ]
 
@@ -37,7 +39,17 @@ def received(*chunks: bytes, headers=None, limit=100, pause=0.0):
 
 
 @pytest.mark.parametrize("body", [JPEG, PNG, WEBP])
-@pytest.mark.parametrize("declared", ["image/jpeg", "", "application/x-www-form-urlencoded", "text/plain", "application/json", "multipart/form-data"])
+@pytest.mark.parametrize(
+    "declared",
+    [
+        "image/jpeg",
+        "",
+        "application/x-www-form-urlencoded",
+        "text/plain",
+        "application/json",
+        "multipart/form-data",
+    ],
+)
 def test_bytes_that_look_like_a_picture_are_one_whatever_they_are_declared(body, declared):
     assert unpack(body, declared, 16) == uploads.Upload([body])
 
@@ -58,7 +70,15 @@ def test_an_empty_body_is_malformed():
         unpack(b"", "image/jpeg", 16)
 
 
-@pytest.mark.parametrize("text", [TEXT, f"data:image/jpeg;base64,{TEXT}", TEXT.replace("+", "-").replace("/", "_"), TEXT[:10] + "\r\n" + TEXT[10:]])
+@pytest.mark.parametrize(
+    "text",
+    [
+        TEXT,
+        f"data:image/jpeg;base64,{TEXT}",
+        TEXT.replace("+", "-").replace("/", "_"),
+        TEXT[:10] + "\r\n" + TEXT[10:],
+    ],
+)
 def test_json_carries_base64_plain_as_a_data_uri_url_safe_or_wrapped(text):
     assert from_json({"image": text}).pictures == [JPEG]
 
@@ -104,7 +124,9 @@ def test_json_of_another_shape_is_malformed(document):
         from_json(document)
 
 
-@pytest.mark.parametrize("address", ["http://localhost/x.jpg", "https://a/b.png", "file:///etc/passwd", "ftp://a/b"])
+@pytest.mark.parametrize(
+    "address", ["http://localhost/x.jpg", "https://a/b.png", "file:///etc/passwd", "ftp://a/b"]
+)
 def test_addresses_are_not_fetched(address):
     with pytest.raises(MalformedRequest, match="fetches no addresses"):
         from_json({"image": address})

@@ -35,13 +35,16 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png(width: int, height: int, depth: int, colour: int, rows: bytes, before: bytes = b"") -> bytes:
-    """colour: 0 grey, 2 RGB, 3 palette, 4 grey + alpha, 6 RGBA. rows: each with its filter byte. before: chunks in front of the data."""
+    """colour: 0 grey, 2 RGB, 3 palette, 4 grey + alpha, 6 RGBA. rows: each with its filter byte. before:
+    chunks in front of the data."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
     return PNG + header + before + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def riff(*chunks: tuple[bytes, bytes]) -> bytes:
-    body = b"WEBP" + b"".join(kind + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2) for kind, data in chunks)
+    body = b"WEBP" + b"".join(
+        kind + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2) for kind, data in chunks
+    )
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
@@ -83,7 +86,8 @@ class _Bits:
 
 
 def lossless_webp_bomb(side: int) -> bytes:
-    """A valid one-coloured picture whose every 4 x 4 pixels claim tables of their own: 5 KB each, for 4 bytes of file."""
+    """A valid one-coloured picture whose every 4 x 4 pixels claim tables of their own: 5 KB each, for 4 bytes
+    of file."""
     groups = min(65_536, (side // 4) ** 2)
     bits = _Bits()
     bits.put(0x2F, 8)

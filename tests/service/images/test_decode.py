@@ -85,22 +85,38 @@ def test_mutated_files_are_pictures_or_our_errors(data: bytes, reduce_to: int | 
 
 @examples(120, 5_000)
 @given(data=mutated(HEAVY), reduce_to=st.sampled_from([None, 5]))
-def test_mutated_files_for_the_other_process_are_pictures_or_our_errors(data: bytes, reduce_to: int | None) -> None:
+def test_mutated_files_for_the_other_process_are_pictures_or_our_errors(
+    data: bytes, reduce_to: int | None
+) -> None:
     check(data, reduce_to)
 
 
 @examples(300, 30_000)
 @given(
     data=st.binary(max_size=200),
-    magic=st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\xc8\0\0\0WEBPVP8 ", b"RIFF\xc8\0\0\0WEBPVP8X"]),
+    magic=st.sampled_from(
+        [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\xc8\0\0\0WEBPVP8 ", b"RIFF\xc8\0\0\0WEBPVP8X"]
+    ),
 )
 def test_arbitrary_bytes_are_our_errors(data: bytes, magic: bytes) -> None:
     with pytest.raises(PacaError):
         decode(magic + data, LIMITS)
 
 
-@pytest.mark.parametrize("error", [OSError("secret"), SyntaxError(), MemoryError(), RecursionError(), AttributeError("im"), ZeroDivisionError()])
-def test_whatever_a_decoder_raises_is_a_bad_image_that_says_nothing_of_the_inside(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("secret"),
+        SyntaxError(),
+        MemoryError(),
+        RecursionError(),
+        AttributeError("im"),
+        ZeroDivisionError(),
+    ],
+)
+def test_whatever_a_decoder_raises_is_a_bad_image_that_says_nothing_of_the_inside(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: object) -> np.ndarray:
         raise error
 

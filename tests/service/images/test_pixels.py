@@ -1,4 +1,5 @@
-"""The pixels are those a person sees: upright, on white, whatever the file calls its colours; and smaller where less is needed."""
+"""The pixels are those a person sees: upright, on white, whatever the file calls its colours; and smaller
+where less is needed."""
 
 from __future__ import annotations
 
@@ -31,19 +32,29 @@ def big(photo: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def files(big: np.ndarray) -> dict[str, bytes]:
-    return {fmt: file(big, fmt, **how) for fmt, how in (("JPEG", {"quality": 95}), ("PNG", {"compress_level": 1}), ("WEBP", {"method": 0}))}
+    return {
+        fmt: file(big, fmt, **how)
+        for fmt, how in (("JPEG", {"quality": 95}), ("PNG", {"compress_level": 1}), ("WEBP", {"method": 0}))
+    }
 
 
 # Each corner of a 2 x 3 picture, and where EXIF's eight orientations put it.
-CORNERS = np.array([[[255, 0, 0], [0, 255, 0]], [[9, 9, 9], [9, 9, 9]], [[0, 0, 255], [255, 255, 0]]], np.uint8)
+CORNERS = np.array(
+    [[[255, 0, 0], [0, 255, 0]], [[9, 9, 9], [9, 9, 9]], [[0, 0, 255], [255, 255, 0]]], np.uint8
+)
 SEEN = {1: "rg by", 2: "gr yb", 3: "yb gr", 4: "by rg", 5: "rb gy", 6: "br yg", 7: "yg br", 8: "gy rb"}
 NAMES = {"r": (255, 0, 0), "g": (0, 255, 0), "b": (0, 0, 255), "y": (255, 255, 0)}
 
 
 @pytest.mark.parametrize("order", ["II", "MM"])
 @pytest.mark.parametrize("orientation", SEEN)
-@pytest.mark.parametrize(("fmt", "how", "off"), [("PNG", {}, 0), ("WEBP", {"lossless": True}, 0), ("JPEG", {"quality": 100, "subsampling": 0}, 12)])
-def test_all_eight_orientations_come_out_upright(orientation: int, order: str, fmt: str, how: dict[str, object], off: int) -> None:
+@pytest.mark.parametrize(
+    ("fmt", "how", "off"),
+    [("PNG", {}, 0), ("WEBP", {"lossless": True}, 0), ("JPEG", {"quality": 100, "subsampling": 0}, 12)],
+)
+def test_all_eight_orientations_come_out_upright(
+    orientation: int, order: str, fmt: str, how: dict[str, object], off: int
+) -> None:
     enlarged = CORNERS.repeat(8, 0).repeat(8, 1)
     decoded = decode(with_exif(file(enlarged, fmt, **how), exif(orientation, order)), LIMITS)
     assert (decoded.width, decoded.height) == ((24, 16) if orientation >= 5 else (16, 24))
@@ -54,7 +65,9 @@ def test_all_eight_orientations_come_out_upright(orientation: int, order: str, f
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_large_picture_converted_in_bands_is_the_same(orientation: int, big: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_picture_converted_in_bands_is_the_same(
+    orientation: int, big: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = with_exif(file(big, "PNG", compress_level=1), exif(orientation))
     whole = decode(data, LIMITS).rgb, decode(data, LIMITS, 150).rgb
     monkeypatch.setattr(pixels, "BAND", 600 * 37)
@@ -69,20 +82,33 @@ def test_grey_is_grey_at_every_depth() -> None:
     assert rgb(png(4, 1, 1, 0, b"\0\x50")) == [[0] * 3, [255] * 3, [0] * 3, [255] * 3]
     assert rgb(png(4, 1, 2, 0, b"\0\x1b")) == [[0] * 3, [85] * 3, [170] * 3, [255] * 3]
     assert rgb(png(2, 1, 8, 0, b"\0\x07\xf0")) == [[7] * 3, [240] * 3]
-    assert rgb(png(3, 1, 16, 0, b"\0" + struct.pack(">3H", 0, 32_000, 65_535))) == [[0] * 3, [125] * 3, [255] * 3]
+    assert rgb(png(3, 1, 16, 0, b"\0" + struct.pack(">3H", 0, 32_000, 65_535))) == [
+        [0] * 3,
+        [125] * 3,
+        [255] * 3,
+    ]
     assert rgb(file(np.full((8, 8), 77, np.uint8), "JPEG")) == [[77] * 3] * 8
 
 
 def test_sixteen_bit_colours_lose_their_lower_byte() -> None:
     assert rgb(png(1, 1, 16, 2, b"\0" + struct.pack(">3H", 0x0102, 0x80FF, 0xFF00))) == [[1, 128, 255]]
-    assert rgb(png(1, 1, 16, 6, b"\0" + struct.pack(">4H", 0x0102, 0x80FF, 0xFF00, 0xFFFF))) == [[1, 128, 255]]
+    assert rgb(png(1, 1, 16, 6, b"\0" + struct.pack(">4H", 0x0102, 0x80FF, 0xFF00, 0xFFFF))) == [
+        [1, 128, 255]
+    ]
 
 
 def test_transparency_is_seen_on_white() -> None:
-    assert rgb(png(3, 1, 8, 6, b"\0" + bytes([200, 0, 0, 255, 200, 0, 0, 0, 200, 0, 0, 51]))) == [[200, 0, 0], [255] * 3, [244, 204, 204]]
+    assert rgb(png(3, 1, 8, 6, b"\0" + bytes([200, 0, 0, 255, 200, 0, 0, 0, 200, 0, 0, 51]))) == [
+        [200, 0, 0],
+        [255] * 3,
+        [244, 204, 204],
+    ]
     assert rgb(png(2, 1, 8, 4, b"\0" + bytes([0, 255, 0, 0]))) == [[0] * 3, [255] * 3]
     assert rgb(png(2, 1, 16, 4, b"\0" + struct.pack(">4H", 1000, 65_535, 1000, 0))) == [[3] * 3, [255] * 3]
-    assert rgb(file(np.array([[[200, 0, 0, 255], [200, 0, 0, 0]]], np.uint8), "WEBP", lossless=True)) == [[200, 0, 0], [255] * 3]
+    assert rgb(file(np.array([[[200, 0, 0, 255], [200, 0, 0, 0]]], np.uint8), "WEBP", lossless=True)) == [
+        [200, 0, 0],
+        [255] * 3,
+    ]
 
 
 def test_a_palette_is_its_colours_and_its_transparent_entries_white() -> None:
@@ -104,13 +130,17 @@ def test_a_palette_is_its_colours_and_its_transparent_entries_white() -> None:
         (16, 2, struct.pack(">6H", 256, 512, 768, 256, 512, 1024), (256, 512, 1024), [[1, 2, 3], [255] * 3]),
     ],
 )
-def test_the_one_transparent_colour_of_a_png_is_white(depth: int, colour: int, row: bytes, key: tuple[int, ...], seen: list[list[int]]) -> None:
+def test_the_one_transparent_colour_of_a_png_is_white(
+    depth: int, colour: int, row: bytes, key: tuple[int, ...], seen: list[list[int]]
+) -> None:
     marked = chunk(b"tRNS", struct.pack(f">{len(key)}H", *key))
     assert rgb(png(2, 1, depth, colour, b"\0" + row, marked)) == seen
 
 
 def test_cmyk_is_printed_on_white_with_or_without_adobes_marker() -> None:
-    ink = Image.merge("CMYK", [Image.new("L", (16, 16), level) for level in (0, 255, 255, 0)])  # full magenta and yellow: red
+    ink = Image.merge(
+        "CMYK", [Image.new("L", (16, 16), level) for level in (0, 255, 255, 0)]
+    )  # full magenta and yellow: red
     data = file(ink, "JPEG", quality=95)
     assert np.abs(decode(data, LIMITS).rgb.astype(int) - [255, 0, 0]).max() <= 4
     assert b"Adobe" in screen(data, LIMITS).data
@@ -125,7 +155,9 @@ def test_adobes_marker_decides_whether_three_components_are_rgb() -> None:
 
 @pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("reduce_to", [1, 36, 75, 76, 160, 299, 301, 600, 9999])
-def test_a_reduced_picture_is_never_smaller_than_needed_nor_twice_as_large(fmt: str, reduce_to: int, files: dict[str, bytes]) -> None:
+def test_a_reduced_picture_is_never_smaller_than_needed_nor_twice_as_large(
+    fmt: str, reduce_to: int, files: dict[str, bytes]
+) -> None:
     decoded = decode(files[fmt], LIMITS, reduce_to)
     shorter = min(decoded.rgb.shape[:2])
     assert shorter == 600 or reduce_to <= shorter < max(2 * reduce_to, 2)
@@ -135,7 +167,8 @@ def test_a_reduced_picture_is_never_smaller_than_needed_nor_twice_as_large(fmt: 
 
 @pytest.mark.parametrize("fmt", ["JPEG", "PNG"])
 def test_a_reduced_picture_shows_the_same(fmt: str, files: dict[str, bytes]) -> None:
-    """Against the full picture averaged over the same squares: JPEG's own reduction differs by rounding and by its colour planes."""
+    """Against the full picture averaged over the same squares: JPEG's own reduction differs by rounding and
+    by its colour planes."""
     full, reduced = decode(files[fmt], LIMITS).rgb, decode(files[fmt], LIMITS, 150).rgb
     wanted = full.reshape(200, 4, 150, 4, 3).mean((1, 3))
     off = np.abs(wanted - reduced)
@@ -143,7 +176,9 @@ def test_a_reduced_picture_shows_the_same(fmt: str, files: dict[str, bytes]) -> 
     assert np.percentile(off, 99) < {"JPEG": 10, "PNG": 0.6}[fmt]
 
 
-def test_a_large_progressive_jpeg_comes_at_half_its_size(photo: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_progressive_jpeg_comes_at_half_its_size(
+    photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = file(photo, "JPEG", progressive=True)
     assert decode(data, LIMITS).rgb.shape == (300, 451, 3)
     monkeypatch.setattr(pixels, "MAX_FULL_PROGRESSIVE", 300 * 451 - 1)
@@ -183,9 +218,15 @@ print(json.dumps([(peak() - before) / side**2, time.process_time() - began, deco
         (4472, "WEBP", "RGB", {"method": 0}, 16.5),
     ],
 )
-def test_the_largest_pictures_decode_within_their_memory_and_time(side: int, fmt: str, mode: str, how: dict[str, object], most: float) -> None:
+def test_the_largest_pictures_decode_within_their_memory_and_time(
+    side: int, fmt: str, mode: str, how: dict[str, object], most: float
+) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, json.dumps([side, fmt, mode, how])], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", MEASURE, json.dumps([side, fmt, mode, how])],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
     )
     bytes_per_pixel, seconds, width = json.loads(done.stdout)
     assert width == side

@@ -13,7 +13,9 @@ from tests.service.images.files import file
 HALF = (0.5, 0.5, 0.5)
 
 
-def how(size: tuple[int, int], resize: str = "stretch", crop: float = 1.0, interpolation: str = "bilinear") -> Preprocessing:
+def how(
+    size: tuple[int, int], resize: str = "stretch", crop: float = 1.0, interpolation: str = "bilinear"
+) -> Preprocessing:
     return Preprocessing(size, resize, crop, interpolation, HALF, HALF)
 
 
@@ -31,7 +33,9 @@ def test_stretch_is_pillows_resize_of_the_whole_picture(interpolation: str, phot
 
 def test_shortest_is_the_usual_resize_and_centre_crop_without_rounding(photo: np.ndarray) -> None:
     pixels, place = preprocess(photo, 451, 300, how((90, 90), "shortest", 0.9, "bicubic"))
-    whole = Image.fromarray(photo).resize((150, 100), Image.Resampling.BICUBIC)  # the usual way rounds 150.3 to whole pixels, then cuts at 30, 5
+    whole = Image.fromarray(photo).resize(
+        (150, 100), Image.Resampling.BICUBIC
+    )  # the usual way rounds 150.3 to whole pixels, then cuts at 30, 5
     assert mean_difference(pixels, np.asarray(whole.crop((30, 5, 120, 95)))) < 1.5
     assert place.box == pytest.approx((90.5, 15, 360.5, 285))
 
@@ -44,13 +48,18 @@ def test_shortest_covers_oblong_inputs_and_upright_pictures() -> None:
 
 
 def test_the_place_is_that_of_the_pixels() -> None:
-    """A white square drawn where the network's cell (2, 5) of an 8 x 8 grid should lie is what that cell shows."""
+    """A white square drawn where the network's cell (2, 5) of an 8 x 8 grid should lie is what that cell
+    shows."""
     picture = np.zeros((333, 517, 3), np.uint8)
     _, place = preprocess(picture, 517, 333, how((64, 64), "shortest", 0.875))
     across, down = (place.x1 - place.x0) / 8, (place.y1 - place.y0) / 8
     x, y = place.x0 + 5 * across, place.y0 + 2 * down
     picture[round(y) : round(y + down), round(x) : round(x + across)] = 255
-    cells = preprocess(picture, 517, 333, how((64, 64), "shortest", 0.875))[0].reshape(8, 8, 8, 8, 3).mean((1, 3, 4))
+    cells = (
+        preprocess(picture, 517, 333, how((64, 64), "shortest", 0.875))[0]
+        .reshape(8, 8, 8, 8, 3)
+        .mean((1, 3, 4))
+    )
     assert cells[2, 5] > 220
     cells[2, 5] = 0
     assert cells.max() < 20
@@ -76,7 +85,9 @@ def test_the_needed_side_is_twice_what_the_resize_makes() -> None:
 
 @pytest.mark.parametrize("fmt", ["JPEG", "PNG"])
 @pytest.mark.parametrize("wanted", [how((64, 64)), how((72, 72), "shortest", 0.9, "bicubic")])
-def test_a_picture_decoded_smaller_gives_nearly_the_same_input(fmt: str, wanted: Preprocessing, photo: np.ndarray) -> None:
+def test_a_picture_decoded_smaller_gives_nearly_the_same_input(
+    fmt: str, wanted: Preprocessing, photo: np.ndarray
+) -> None:
     """The error that `needed_side` states, with a little room."""
     detailed = np.tile(photo, (3, 3, 1))[:801, :1203]
     data = file(detailed, fmt, **({"quality": 90} if fmt == "JPEG" else {}))
@@ -89,7 +100,8 @@ def test_a_picture_decoded_smaller_gives_nearly_the_same_input(fmt: str, wanted:
 
 
 def test_pieces_of_a_pixel_at_the_edge_do_not_shift_a_reduced_picture() -> None:
-    """1003 columns divided by 4 are 251, the last of which is a quarter empty: the picture's middle must stay the middle."""
+    """1003 columns divided by 4 are 251, the last of which is a quarter empty: the picture's middle must stay
+    the middle."""
     ramp = np.broadcast_to(np.linspace(0, 255, 1003), (803, 1003)).astype(np.uint8)
     data = file(ramp, "PNG")
     full, reduced = decode(data, Limits()), decode(data, Limits(), 200)

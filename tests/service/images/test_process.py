@@ -1,4 +1,5 @@
-"""The process in which a decoder can be stopped: bounded in memory and time, and there again for the next picture."""
+"""The process in which a decoder can be stopped: bounded in memory and time, and there again for the next
+picture."""
 
 from __future__ import annotations
 
@@ -37,11 +38,22 @@ def lossless(photo: np.ndarray) -> Source:
 @pytest.fixture(scope="module")
 def slow() -> Source:
     """Takes about 0.2 s."""
-    return screen(file(np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8), "WEBP", lossless=True, quality=0, method=0), LIMITS)
+    return screen(
+        file(
+            np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8),
+            "WEBP",
+            lossless=True,
+            quality=0,
+            method=0,
+        ),
+        LIMITS,
+    )
 
 
 @pytest.mark.parametrize("reduce_to", [None, 100])
-def test_it_gives_the_pixels_that_the_caller_would_get(process: DecoderProcess, lossless: Source, reduce_to: int | None) -> None:
+def test_it_gives_the_pixels_that_the_caller_would_get(
+    process: DecoderProcess, lossless: Source, reduce_to: int | None
+) -> None:
     assert lossless.heavy
     found = process.read_pixels(lossless, reduce_to, PATIENT)
     assert np.array_equal(found, read_pixels(lossless, reduce_to))
@@ -49,7 +61,9 @@ def test_it_gives_the_pixels_that_the_caller_would_get(process: DecoderProcess, 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory can be limited on Linux only")
-def test_a_picture_that_needs_far_more_memory_than_its_size_should_is_refused(process: DecoderProcess, lossless: Source) -> None:
+def test_a_picture_that_needs_far_more_memory_than_its_size_should_is_refused(
+    process: DecoderProcess, lossless: Source
+) -> None:
     small = screen(lossless_webp_bomb(64), LIMITS)
     assert process.read_pixels(small, None, PATIENT).shape == (64, 64, 3)  # the bomb is a valid picture
     process.read_pixels(lossless, None, PATIENT)
@@ -58,13 +72,19 @@ def test_a_picture_that_needs_far_more_memory_than_its_size_should_is_refused(pr
     Path(f"/proc/{child.pid}/clear_refs").write_text("5")
     with pytest.raises(BadImage, match="memory"):
         process.read_pixels(screen(lossless_webp_bomb(1024), LIMITS), None, PATIENT)
-    peak = next(line for line in Path(f"/proc/{child.pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
+    peak = next(
+        line
+        for line in Path(f"/proc/{child.pid}/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    )
     assert int(peak.split()[1]) < 220_000  # kB; without a limit it takes 370 MB more than an idle one
     assert process.read_pixels(lossless, None, PATIENT).shape == (451, 300, 3)
     assert process._child is child  # a refusal costs no new process
 
 
-def test_what_takes_too_long_is_stopped_and_the_next_picture_is_served(process: DecoderProcess, lossless: Source, slow: Source) -> None:
+def test_what_takes_too_long_is_stopped_and_the_next_picture_is_served(
+    process: DecoderProcess, lossless: Source, slow: Source
+) -> None:
     process.read_pixels(lossless, None, PATIENT)
     with pytest.raises(BadImage) as caught:
         process.read_pixels(slow, None, 0.02)
@@ -81,7 +101,9 @@ def test_a_process_that_died_is_replaced(process: DecoderProcess, lossless: Sour
     assert process.read_pixels(lossless, None, PATIENT).shape == (451, 300, 3)
 
 
-def test_damaged_files_are_refused_and_the_process_lives_on(process: DecoderProcess, lossless: Source) -> None:
+def test_damaged_files_are_refused_and_the_process_lives_on(
+    process: DecoderProcess, lossless: Source
+) -> None:
     process.read_pixels(lossless, None, PATIENT)
     child = process._child
     for _ in range(3):
@@ -91,9 +113,14 @@ def test_damaged_files_are_refused_and_the_process_lives_on(process: DecoderProc
     assert process._child is child
 
 
-def test_callers_take_turns_and_a_queue_that_takes_too_long_is_refused(process: DecoderProcess, lossless: Source) -> None:
+def test_callers_take_turns_and_a_queue_that_takes_too_long_is_refused(
+    process: DecoderProcess, lossless: Source
+) -> None:
     shapes = []
-    threads = [threading.Thread(target=lambda: shapes.append(process.read_pixels(lossless, None, PATIENT).shape)) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: shapes.append(process.read_pixels(lossless, None, PATIENT).shape))
+        for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -107,7 +134,9 @@ def test_callers_take_turns_and_a_queue_that_takes_too_long_is_refused(process: 
         assert caught.value.retry_after == 0.1
 
 
-def test_without_a_process_the_answer_is_overloaded(lossless: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_process_the_answer_is_overloaded(
+    lossless: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(Overloaded, match="no room"):
         DecoderProcess().read_pixels(lossless, None, PATIENT)

@@ -59,7 +59,9 @@ def test_anything_else_is_no_image_and_is_called_by_its_name(data: bytes, name: 
 
 
 @kinds
-@pytest.mark.parametrize(("limit", "actual"), [("max_bytes", None), ("max_pixels", 64 * 48), ("max_side", 64)])
+@pytest.mark.parametrize(
+    ("limit", "actual"), [("max_bytes", None), ("max_pixels", 64 * 48), ("max_side", 64)]
+)
 def test_sizes_are_checked_to_the_last_one(kind: str, limit: str, actual: int | None) -> None:
     actual = actual or len(GOOD[kind])
     screen(GOOD[kind], Limits(**{limit: actual}))
@@ -104,20 +106,31 @@ def test_a_truncated_file_is_refused_wherever_it_ends(kind: str) -> None:
 
 @kinds
 def test_bytes_after_the_picture_do_not_matter(kind: str) -> None:
-    """A phone's motion photo: a film behind the picture, in which by chance there are hundreds of scan markers; or a zip that is also a picture."""
+    """A phone's motion photo: a film behind the picture, in which by chance there are hundreds of scan
+    markers; or a zip that is also a picture."""
     film = random.Random(1).randbytes(1 << 16) + b"\xff\xda" * 500 + b"PK\3\4"
     assert screen(GOOD[kind] + film, LIMITS).data == screen(GOOD[kind], LIMITS).data
 
 
 def test_a_jpegs_metadata_thumbnail_and_profile_never_reach_the_decoder() -> None:
     thumbnail = segment(0xE1, b"Exif\0\0" + exif(1) + GOOD["progressive"])
-    rest = segment(0xE2, b"ICC_PROFILE\0" + bytes(60_000)) + segment(0xED, b"Photoshop") + segment(0xFE, b"a comment") + b"junk\xff\xff"
+    rest = (
+        segment(0xE2, b"ICC_PROFILE\0" + bytes(60_000))
+        + segment(0xED, b"Photoshop")
+        + segment(0xFE, b"a comment")
+        + b"junk\xff\xff"
+    )
     assert screen(b"\xff\xd8" + thumbnail + rest + GOOD["JPEG"][2:], LIMITS).data == GOOD["JPEG"]
 
 
 def test_a_pngs_texts_and_profiles_are_dropped_without_inflating_them() -> None:
     bomb = zlib.compress(bytes(50 << 20), 9)
-    before = chunk(b"zTXt", b"a\0\0" + bomb) + chunk(b"iCCP", b"a\0\0" + bomb) + chunk(b"iTXt", b"a\0\1\0\0\0" + bomb) + chunk(b"tEXt", b"a\0b")
+    before = (
+        chunk(b"zTXt", b"a\0\0" + bomb)
+        + chunk(b"iCCP", b"a\0\0" + bomb)
+        + chunk(b"iTXt", b"a\0\1\0\0\0" + bomb)
+        + chunk(b"tEXt", b"a\0b")
+    )
     plain = png(1, 1, 8, 2, b"\0\1\2\3")
     assert screen(plain[:33] + before + plain[33:], LIMITS).data == plain
     assert decode(plain[:33] + before + plain[33:], LIMITS).rgb.tolist() == [[[1, 2, 3]]]
@@ -126,7 +139,10 @@ def test_a_pngs_texts_and_profiles_are_dropped_without_inflating_them() -> None:
 def test_a_webps_profile_and_metadata_are_dropped() -> None:
     body = GOOD["WEBP"][20:]
     header = b"\x2c\0\0\0" + b"\x3f\0\0" + b"\x2f\0\0"
-    source = screen(riff((b"VP8X", header), (b"ICCP", bytes(999)), (b"VP8 ", body), (b"XMP ", b"<x>"), (b"oddl", b"1")), LIMITS)
+    source = screen(
+        riff((b"VP8X", header), (b"ICCP", bytes(999)), (b"VP8 ", body), (b"XMP ", b"<x>"), (b"oddl", b"1")),
+        LIMITS,
+    )
     assert source.data == riff((b"VP8X", b"\0" + header[1:]), (b"VP8 ", body))
     assert not source.heavy
 
@@ -136,7 +152,11 @@ def test_a_webps_profile_and_metadata_are_dropped() -> None:
     [
         GOOD["JPEG"][:2] + segment(0xFE, b"") * MAX_PARTS + GOOD["JPEG"][2:],
         GOOD["PNG"][:33] + chunk(b"IDAT", b"") * MAX_PARTS + GOOD["PNG"][33:],
-        riff((b"VP8X", bytes(4) + b"\x3f\0\0\x2f\0\0"), *[(b"none", b"")] * MAX_PARTS, (b"VP8 ", GOOD["WEBP"][20:])),
+        riff(
+            (b"VP8X", bytes(4) + b"\x3f\0\0\x2f\0\0"),
+            *[(b"none", b"")] * MAX_PARTS,
+            (b"VP8 ", GOOD["WEBP"][20:]),
+        ),
     ],
     ids=len,
 )
@@ -186,7 +206,9 @@ def test_only_plain_lossy_webp_is_not_heavy() -> None:
         riff((b"VP8 ", bytes(30))),
         riff((b"JUNK", b""), (b"VP8 ", GOOD["WEBP"][20:])),
         riff((b"VP8X", bytes(10)), (b"EXIF", b"")),
-        riff((b"VP8X", bytes(4) + b"\x0f\0\0\x0f\0\0"), (b"VP8 ", GOOD["WEBP"][20:])),  # the picture is larger than it says
+        riff(
+            (b"VP8X", bytes(4) + b"\x0f\0\0\x0f\0\0"), (b"VP8 ", GOOD["WEBP"][20:])
+        ),  # the picture is larger than it says
     ],
     ids=len,
 )
@@ -237,6 +259,8 @@ def test_a_broken_orientation_counts_as_upright(kind: str, tiff: bytes) -> None:
 def test_of_several_pictures_the_first_is_used_and_a_warning_says_so(fmt: str) -> None:
     first, second = Image.new("RGB", (16, 16), (200, 0, 0)), Image.new("RGB", (16, 16), (0, 0, 200))
     decoded = decode(file(first, fmt, save_all=True, append_images=[second]), LIMITS)
-    assert decoded.warnings == (f"this {decoded.format} file holds more than one picture; only the first was used",)
+    assert decoded.warnings == (
+        f"this {decoded.format} file holds more than one picture; only the first was used",
+    )
     assert decoded.rgb.reshape(-1, 3).mean(0) == pytest.approx([200, 0, 0], abs=3)
     assert decode(file(first, "JPEG" if fmt == "MPO" else fmt), LIMITS).warnings == ()

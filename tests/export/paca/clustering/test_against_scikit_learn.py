@@ -1,6 +1,8 @@
-"""The classic clusterings against scikit-learn on the same points: adjusted Rand index, 1 = the same partition.
+"""The classic clusterings against scikit-learn on the same points: adjusted Rand index, 1 = the same
+partition.
 
-The points are the 16x16 patches of real photographs as layer-normed tokens. Measured: 1.000 for every photograph and every kind (docs/training.md).
+The points are the 16x16 patches of real photographs as layer-normed tokens. Measured: 1.000 for every
+photograph and every kind (docs/training.md).
 """
 
 import warnings
@@ -46,7 +48,9 @@ def test_k_means_takes_the_same_steps(tokens: torch.Tensor) -> None:
     seeds = evenly_spaced(centred(tokens), CLUSTERS)[0].double().numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it says that the fixed number of steps did not converge
-        theirs = cluster.KMeans(CLUSTERS, init=seeds, n_init=1, max_iter=8, tol=0, algorithm="lloyd").fit_predict(points(tokens))
+        theirs = cluster.KMeans(
+            CLUSTERS, init=seeds, n_init=1, max_iter=8, tol=0, algorithm="lloyd"
+        ).fit_predict(points(tokens))
     ours = partition(KMeans(tokens.shape[2], CLUSTERS)(tokens, (SIDE, SIDE)))
     assert adjusted_rand_score(ours, theirs) > FLOOR_OF_AGREEMENT
 

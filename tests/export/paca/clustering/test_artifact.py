@@ -1,4 +1,5 @@
-"""A network with a classic clustering as an artifact: fused attention, verified up to near-ties; or refused with the reason."""
+"""A network with a classic clustering as an artifact: fused attention, verified up to near-ties; or refused
+with the reason."""
 
 from pathlib import Path
 

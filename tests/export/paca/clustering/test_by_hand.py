@@ -20,7 +20,9 @@ def test_three_groups_on_a_line_become_three_rows(make: type) -> None:
 
 def test_three_groups_far_apart_become_three_components() -> None:
     far = torch.tensor([0.0, 0.1, 50.0, 50.1, 50.2, 100.0]).view(1, 6, 1)
-    torch.testing.assert_close(GaussianMixture(1, 3)(far, LINE)[0], EXPECTED, atol=5e-3, rtol=0)  # soft: the floor is a tenth of the variance
+    torch.testing.assert_close(
+        GaussianMixture(1, 3)(far, LINE)[0], EXPECTED, atol=5e-3, rtol=0
+    )  # soft: the floor is a tenth of the variance
 
 
 def test_a_cluster_without_patches_is_a_uniform_row() -> None:
@@ -35,7 +37,8 @@ def test_with_more_clusters_than_patches_each_patch_is_a_cluster_and_the_rest_is
 
 
 def test_ward_joins_small_groups_before_large_ones() -> None:
-    # centres 0 (four patches), 1.9 (one), 4 (four): by distance alone 1.9 joins 0; joining costs 1.9²·4/5 = 2.9 against 2.1²·4/5 = 3.5
+    # centres 0 (four patches), 1.9 (one), 4 (four): by distance alone 1.9 joins 0; joining costs 1.9²·4/5 =
+    # 2.9 against 2.1²·4/5 = 3.5
     x = torch.tensor([0.0, 0, 0, 0, 1.9, 4, 4, 4, 4]).view(1, 9, 1)
     z = Hierarchical(1, 2)(x, (1, 9))[0]
     torch.testing.assert_close(z, torch.tensor([[1 / 5] * 5 + [0] * 4, [0] * 5 + [1 / 4] * 4]))
@@ -61,7 +64,8 @@ def test_dbscan_follows_a_chain_of_neighbours_to_its_end() -> None:
 
 
 def test_a_border_patch_joins_the_nearest_core() -> None:
-    # 1.0 has only 0.2 and 1.9 within eps = 0.95, too few to be core; it is 0.8 from the left group and 0.9 from the right one
+    # 1.0 has only 0.2 and 1.9 within eps = 0.95, too few to be core; it is 0.8 from the left group and 0.9
+    # from the right one
     x = torch.tensor([0.0, 0.02, 0.04, 0.2, 1.0, 1.9, 2.0, 2.1, 2.2]).view(1, 9, 1)
     z = Dbscan(1, 2, neighbours=4, eps=0.95)(x, (1, 9))[0]
     torch.testing.assert_close(z, torch.tensor([[1 / 5] * 5 + [0] * 4, [0] * 5 + [1 / 4] * 4]))

@@ -29,7 +29,9 @@ def tokens(batch: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(batch, 6, DIM, generator=generator)
     which = torch.randint(0, 6, (SIDE * SIDE,), generator=generator)
-    return F.layer_norm(centres[:, which] + 0.5 * torch.randn(batch, SIDE * SIDE, DIM, generator=generator), (DIM,))
+    return F.layer_norm(
+        centres[:, which] + 0.5 * torch.randn(batch, SIDE * SIDE, DIM, generator=generator), (DIM,)
+    )
 
 
 @pytest.mark.parametrize("kind", EXPORTABLE)
@@ -38,12 +40,16 @@ def test_the_graph_computes_what_torch_computes(kind: str, caplog: pytest.LogCap
     net = OnGrid(kind).eval()
     with torch.no_grad():
         axes = ({0: torch.export.Dim("batch", min=1, max=64)},)
-        program = torch.onnx.export(net, (tokens(2, 0),), dynamo=True, opset_version=23, dynamic_shapes=axes, verbose=False)
+        program = torch.onnx.export(
+            net, (tokens(2, 0),), dynamo=True, opset_version=23, dynamic_shapes=axes, verbose=False
+        )
     assert program is not None
     operators = [node.op_type for node in program.model_proto.graph.node]
     assert operators.count("Softmax") == net.clustering.softmaxes
     assert not {"Shape", "Loop", "If", "Einsum"} & set(operators)
-    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     same = []
     for batch in (1, 3, 16):
         x = tokens(batch, batch)

@@ -22,7 +22,9 @@ def clustering(kind: str, clusters: int) -> torch.nn.Module:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("clusters", [1, 13, 53])
-def test_every_row_is_a_distribution_over_the_patches_also_with_more_clusters_than_patches(kind: str, clusters: int) -> None:
+def test_every_row_is_a_distribution_over_the_patches_also_with_more_clusters_than_patches(
+    kind: str, clusters: int
+) -> None:
     z = clustering(kind, clusters)(tokens(), GRID)
     assert z.shape == (3, clusters, N)
     assert (z >= 0).all()
