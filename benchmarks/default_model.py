@@ -133,7 +133,7 @@ def _pointing(
     hits: dict[str, list[bool]] = {"cam": [], "focus": [], "centre": []}
     for picture, (_, label), box in zip(pictures, files, boxes, strict=True):
         out = engine.run(picture[None], ("tokens", *(("features",) if gradients else ())))
-        weights = explain.question(len(engine.manifest.labels), label)
+        weights = explain.class_weights(len(engine.manifest.labels), label)
         cam = explain.contributions(out.arrays["tokens"][0], grid, engine.head, weights)
         hits["cam"].append(_hit(cam, box))
         if gradients:

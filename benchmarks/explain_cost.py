@@ -79,12 +79,12 @@ def model_and_drawing(photo: np.ndarray) -> list[Row]:
 
     def cam() -> np.ndarray:
         out = engine.run(tensor[None], ("tokens", clusters))
-        weights = explain.question(len(manifest.labels), int(out.logits[0].argmax()))
+        weights = explain.class_weights(len(manifest.labels), int(out.logits[0].argmax()))
         return explain.contributions(out.arrays["tokens"][0], manifest.stages[-1].grid, engine.head, weights)
 
     def focus() -> tuple[np.ndarray, np.ndarray]:
         out = engine.run(tensor[None], ("tokens", "features", clusters))
-        weights = explain.question(len(manifest.labels), int(out.logits[0].argmax()))
+        weights = explain.class_weights(len(manifest.labels), int(out.logits[0].argmax()))
         evidence = explain.contributions(
             out.arrays["tokens"][0], manifest.stages[-1].grid, engine.head, weights
         )

@@ -1,5 +1,5 @@
 """Joins pictures that arrive while the engine is busy into one run. Knows no engine: it gets a callable.
-Metrics are the edge's.
+Metrics are the HTTP layer's.
 
 The promise, one test a sentence in tests/service/test_batcher.py:
  1. Every submitted item gets exactly one answer: its own row, or one PacaError.

@@ -2,8 +2,8 @@
 stand here.
 
 Exit codes: 0 done, 1 failed with a one-line reason (a traceback only with --debug), 2 wrong usage. Tables in
-a terminal, JSON with --json. What the commands do is the predictor's and the edge's; this file only reads
-arguments and prints.
+a terminal, JSON with --json. What the commands do is the predictor's and the HTTP layer's; this file
+only reads arguments and prints.
 """
 
 from __future__ import annotations

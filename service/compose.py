@@ -209,7 +209,7 @@ def explanation(
 ) -> Explanation:
     """The answer for one target of one picture. arrays: its graph outputs; gradients: its outputs of
     explain.onnx, empty where that did not run."""
-    weights = explain.question(len(logits), target, against)
+    weights = explain.class_weights(len(logits), target, against)
     cam = explain.contributions(arrays["tokens"], manifest.stages[-1].grid, head, weights)
     heat, method = explain.heatmap(asked.method, cam, explain.stage_maps(gradients))
     if asked.options.method is None and method.fallback:

@@ -43,7 +43,7 @@ class Tuning:
 TUNING = Tuning()
 
 
-def question(classes: int, target: int, against: int | None = None) -> np.ndarray:
+def class_weights(classes: int, target: int, against: int | None = None) -> np.ndarray:
     """(K,) float32: 1 at the target, and -1 at the class it is contrasted with. A class against itself asks
     nothing: zeros."""
     weights = np.zeros(classes, np.float32)
@@ -180,7 +180,7 @@ def _taken(assignment: np.ndarray) -> np.ndarray:
     return assignment.sum(0, dtype=np.float64)
 
 
-def _hand_out(patches: np.ndarray, assignment: np.ndarray) -> np.ndarray:
+def _distribute(patches: np.ndarray, assignment: np.ndarray) -> np.ndarray:
     """(H, W) amounts → (M,): each patch's amount given to the clusters by P(cluster | patch). float64; the
     sum stays."""
     total = _taken(assignment)
@@ -207,7 +207,7 @@ def shares(cam: np.ndarray, assignment: np.ndarray) -> np.ndarray:
     P(cluster | patch), so the shares of a stage sum to the contributions: shares + bias = logit. An account
     of where, not of what would happen without the cluster (that is its effect).
     """
-    return _hand_out(spread(cam.astype(np.float64), (assignment.shape[1], assignment.shape[2])), assignment)
+    return _distribute(spread(cam.astype(np.float64), (assignment.shape[1], assignment.shape[2])), assignment)
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ def strongest(
     how much of the picture they take (the sum of P(cluster | patch)), which has nothing to do with any class.
     effects: (M,), of `explain.onnx`."""
     share = None if cam is None else shares(cam, assignment)
-    weight = _hand_out(np.ones(assignment.shape[1:]), assignment) if share is None else share
+    weight = _distribute(np.ones(assignment.shape[1:]), assignment) if share is None else share
     area = areas(assignment)
     order = np.argsort(-weight, kind="stable")[:count].tolist()
     return tuple(

@@ -31,9 +31,9 @@ from .artifact import Manifest
 from .batcher import Answer, Batcher
 from .engine import Device, Engine, GradientEngine, Outputs
 from .errors import BadArtifact, BadParameter, DeadlineExceeded
-from .explain import question
+from .explain import class_weights
 from .options import MAX_TARGETS, ClassifyOptions, ExplainOptions
-from .results import Classification, Explained, Explanation, ImageInfo, Timings
+from .results import Classification, ExplainResult, Explanation, ImageInfo, Timings
 
 log = logging.getLogger("paca.predictor")
 T = TypeVar("T")
@@ -64,7 +64,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Question:
+class GradientInput:
     """One row for explain.onnx: features (N, C) of a picture and weights (K,) over its logits."""
 
     features: np.ndarray
@@ -125,7 +125,7 @@ class Predictor:
         )
         # Gradients have a queue and a thread of their own, so that a flood of /explain cannot starve
         # /classify.
-        self.gradient_batcher: Batcher[Question, dict[str, np.ndarray]] | None = None
+        self.gradient_batcher: Batcher[GradientInput, dict[str, np.ndarray]] | None = None
         if self._gradients:
             run = partial(_run_gradients, self._gradients)
             # On CPU company gains nothing, and alone equal questions get equal maps, bit for bit.
@@ -177,7 +177,7 @@ class Predictor:
     @_counted
     async def explain(
         self, data: bytes, options: ExplainOptions | None = None, deadline: float | None = None
-    ) -> Explained:
+    ) -> ExplainResult:
         """Predictions and explanations of one picture from one forward pass, plus one short gradient pass a
         target where the method needs it."""
         asked = self._plan(options or ExplainOptions())
@@ -193,13 +193,13 @@ class Predictor:
         started = time.monotonic()
         maps: Sequence[dict[str, np.ndarray]] = [{} for _ in pairs]
         if asked.gradients and self.gradient_batcher:
-            rows = [Question(arrays["features"], question(len(logits), *pair)) for pair in pairs]
+            rows = [GradientInput(arrays["features"], class_weights(len(logits), *pair)) for pair in pairs]
             maps = [
-                a.result for a in await together(self.gradient_batcher.submit(row, deadline) for row in rows)
+                a.result for a in await gather(self.gradient_batcher.submit(row, deadline) for row in rows)
             ]
         explained = time.monotonic()
         parts = await self._in_thread(deadline, self._compose, asked, read, logits, arrays, pairs, maps)
-        return Explained(
+        return ExplainResult(
             model=self.name,
             model_version=self.version,
             image=read.info,
@@ -230,7 +230,7 @@ class Predictor:
             raise BadParameter(f"there is no output {unknown[0][:60]!r}; the model has: {', '.join(known)}")
         self._check_tensor(batch)
         wanted = tuple(name for name in names if name != "logits")
-        answers = await together(self.batcher.submit(Picture(row, wanted), deadline) for row in batch)
+        answers = await gather(self.batcher.submit(Picture(row, wanted), deadline) for row in batch)
         rows = [{"logits": a.result.logits, **a.result.arrays} for a in answers]
         return {name: np.stack([row[name] for row in rows]) for name in names}
 
@@ -362,7 +362,7 @@ class Predictor:
             )
 
 
-async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+async def gather(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """All results, in order. Where one fails, the others are cancelled and its error is raised as it is."""
     try:
         async with asyncio.TaskGroup() as group:
@@ -384,7 +384,7 @@ class _Read:
     seconds: float
 
 
-def _run_gradients(engine: GradientEngine, questions: list[Question]) -> list[dict[str, np.ndarray]]:
+def _run_gradients(engine: GradientEngine, questions: list[GradientInput]) -> list[dict[str, np.ndarray]]:
     out = engine.run(np.stack([q.features for q in questions]), np.stack([q.weights for q in questions]))
     return [{name: values[i] for name, values in out.items()} for i in range(len(questions))]
 

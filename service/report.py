@@ -14,7 +14,7 @@ from html import escape
 import numpy as np
 
 from .colours import CLUSTERS, DIVERGING, SEQUENTIAL, css_gradient
-from .results import Cluster, Explained, Explanation, Heatmap, Picture, Prediction, TargetInfo
+from .results import Cluster, ExplainResult, Explanation, Heatmap, Picture, Prediction, TargetInfo
 
 NOTES = {
     "cam": "Each number is what one patch of the last grid adds to the logit; together with the bias they "
@@ -90,7 +90,7 @@ max-width:none}
 """
 
 
-def render_report(explained: Explained, photo: Picture | None = None, colormap: str = "viridis") -> str:
+def render_report(explained: ExplainResult, photo: Picture | None = None, colormap: str = "viridis") -> str:
     """The page. photo: the picture itself, if it is to be shown beside the overlays; colormap: the one the
     overlays were drawn with."""
     image = explained.image

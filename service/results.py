@@ -1,5 +1,5 @@
-"""What the core answers, as frozen dataclasses. The edge shapes them into JSON; nothing here knows how they
-were computed.
+"""What the core answers, as frozen dataclasses. The HTTP layer shapes them into JSON; nothing here knows how
+they were computed.
 
 Coordinates are pixels of the upright original picture, origin top left, boxes as (x0, y0, x1, y1). Times are
 milliseconds.
@@ -166,5 +166,5 @@ class Explanation:
 
 
 @dataclass(frozen=True)
-class Explained(Classification):
+class ExplainResult(Classification):
     explanations: tuple[Explanation, ...] = ()

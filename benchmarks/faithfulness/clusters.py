@@ -46,7 +46,7 @@ def rows(served: Served, reference: Reference, pictures: Sequence[Picture]) -> l
     found: dict[int, list[tuple[float, float, float]]] = {stage: [] for stage in stages}
     for picture in pictures:
         seen = served.see(picture.pixels)
-        weights = explain.question(len(seen.logits), picture.label)
+        weights = explain.class_weights(len(seen.logits), picture.label)
         cam = explain.contributions(
             seen.arrays["tokens"], served.manifest.stages[-1].grid, served.head, weights
         )

@@ -208,7 +208,7 @@ def costs(
     x, label, classes = picture.pixels, picture.label, len(served.manifest.labels)
     grid, cut = served.manifest.stages[-1].grid, served.manifest.explain
     assert cut is not None
-    weights = explain.question(classes, label)
+    weights = explain.class_weights(classes, label)
     clustered = [s.output for s in served.manifest.clustered_stages if s.output]
 
     def own(method: str, *names: str) -> Callable[[], object]:

@@ -77,8 +77,8 @@ def shown(grid: tuple[int, int], head: Head, seen: Seen, target: int, gradient_m
     """focus, cam, fine, focus against the runner-up, and two maps made of clusters, from one picture's
     outputs."""
     classes = len(seen.logits)
-    single = explain.question(classes, target)
-    against = explain.question(classes, target, explain.runner_up(seen.logits, target))
+    single = explain.class_weights(classes, target)
+    against = explain.class_weights(classes, target, explain.runner_up(seen.logits, target))
     cam = explain.contributions(seen.arrays["tokens"], grid, head, single)
     found = gradient_maps(single)
     maps: Maps = {method: _values(method, cam, found) for method in OURS[:3]}

@@ -1,4 +1,4 @@
-"""The HTTP edge: everything that knows paths, headers, statuses and JSON, and nothing that knows pixels.
+"""The HTTP layer: everything that knows paths, headers, statuses and JSON, and nothing that knows pixels.
 
 `app` puts it together; `server` and `protocol` run it on sockets. A request passes `middleware` (id, keys,
 log, metrics), a handler (`routes`, `oip`, `ops`), `uploads` (the body under its limits) and `parameters`

@@ -73,7 +73,7 @@ def memory_used(cgroup: Path = CGROUP) -> float:
         return 0.0
 
 
-async def finish(work: Coroutine[Any, Any, T], receive: Receive, deadline: float) -> T:
+async def run_until_deadline(work: Coroutine[Any, Any, T], receive: Receive, deadline: float) -> T:
     """The result of `work`, unless the deadline (`time.monotonic()` seconds) passes or the caller hangs up
     first: then the work is cancelled.
 

@@ -20,7 +20,7 @@ from . import oip, openapi, ops, pages, problems, routes
 from .admission import Admission
 from .keys import ApiKeys
 from .metrics import Metrics
-from .middleware import Edge
+from .middleware import RequestMiddleware
 from .state import State, state
 from .tensors import InferenceRequest
 from .tracing import tracing
@@ -38,7 +38,7 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
     prefix = settings.root_path.rstrip("/")
     middleware = [
         Middleware(
-            Edge,
+            RequestMiddleware,
             metrics,
             root_path=prefix,
             is_draining=lambda: registry.draining,

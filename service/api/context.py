@@ -1,5 +1,5 @@
-"""What is known of one request on its way through the edge: who it is, what happened to it. Written by many,
-read by the log and the metrics."""
+"""What is known of one request on its way through the HTTP layer: who it is, what happened to it. Written by
+many, read by the log and the metrics."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ access = logging.getLogger("paca.access")
 log = logging.getLogger("paca.api")
 
 
-class Edge:
+class RequestMiddleware:
     """The outermost layer. root_path: the prefix under which a proxy shows this server. is_draining: whether
     connections should end with the answer, so that clients go elsewhere. annotate: writes what happened into
     a trace."""

@@ -13,7 +13,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from ..errors import MalformedRequest, TooLarge
-from .parameters import MAX_FIELDS, gather
+from .parameters import MAX_FIELDS, values_by_name
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -49,7 +49,7 @@ def parse_multipart(
         raise MalformedRequest("the multipart body ends before its last boundary")
     if not parts.files:
         raise MalformedRequest("the multipart body has no part named `file`")
-    return parts.files, gather(parts.fields)
+    return parts.files, values_by_name(parts.fields)
 
 
 class _Parts:

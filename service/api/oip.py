@@ -17,16 +17,16 @@ from starlette.responses import JSONResponse, Response
 
 from .. import __version__
 from ..errors import MalformedRequest, TooLarge, UnknownModel
-from ..predictor import MAX_ROWS, Predictor, together
+from ..predictor import MAX_ROWS, Predictor, gather
 from . import openapi
-from .admission import finish
+from .admission import run_until_deadline
 from .context import context
 from .state import State, state
 from .tensors import (
     InferenceRequest,
     InferenceResponse,
     OutputTensor,
-    WantedOutput,
+    RequestedOutput,
     read_request,
     write_response,
 )
@@ -189,20 +189,20 @@ async def infer(request: Request) -> Response:
     wanted = (
         asked.outputs
         if asked.outputs is not None
-        else [WantedOutput(name=output) for output in predictor.outputs]
+        else [RequestedOutput(name=output) for output in predictor.outputs]
     )
     deadline = time.monotonic() + app.settings.deadline_ms / 1000
 
     async def work() -> dict[str, np.ndarray]:
         batch = (
-            np.stack(await together(predictor.prepare(item, deadline) for item in image))
+            np.stack(await gather(predictor.prepare(item, deadline) for item in image))
             if isinstance(image, list)
             else image
         )
         return await predictor.infer(batch, tuple(output.name for output in wanted), deadline)
 
     async with app.admission.work(predictor.capacity.admitted, len(image)):
-        arrays = await finish(work(), request.receive, deadline)
+        arrays = await run_until_deadline(work(), request.receive, deadline)
     return _answer(name, predictor, asked, wanted, arrays)
 
 
@@ -210,7 +210,7 @@ def _answer(
     name: str,
     predictor: Predictor,
     asked: InferenceRequest,
-    wanted: list[WantedOutput],
+    wanted: list[RequestedOutput],
     arrays: dict[str, np.ndarray],
 ) -> Response:
     values: dict[str, np.ndarray | list[bytes]] = {}

@@ -149,10 +149,10 @@ def parse_query(query: bytes) -> dict[str, list[str]]:
         )
     except ValueError:
         raise MalformedRequest("the query string cannot be read; percent-encode it as UTF-8") from None
-    return gather(pairs)
+    return values_by_name(pairs)
 
 
-def gather(pairs: list[tuple[str, str]]) -> dict[str, list[str]]:
+def values_by_name(pairs: list[tuple[str, str]]) -> dict[str, list[str]]:
     """Pairs as name → values, in order."""
     values: dict[str, list[str]] = {}
     for name, value in pairs:

@@ -10,11 +10,11 @@ from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, Response
 
 from ..errors import PacaError, Unavailable
-from ..predictor import Predictor, together
+from ..predictor import Predictor, gather
 from ..report import render_report
-from ..results import Classification, Explained
+from ..results import Classification, ExplainResult
 from . import openapi, schemas
-from .admission import finish
+from .admission import run_until_deadline
 from .context import Context, context
 from .negotiate import choose
 from .parameters import ClassifyParameters, ExplainParameters, Parameters, parse, parse_query
@@ -119,10 +119,10 @@ async def _work(
     async def answer_all() -> list[Result | PacaError]:
         if len(upload.pictures) == 1:
             return [await answer(upload.pictures[0])]
-        return await together(map(answer, upload.pictures))
+        return await gather(map(answer, upload.pictures))
 
     async with app.admission.work(predictor.capacity.admitted, len(upload.pictures)):
-        answers = await finish(answer_all(), request.receive, deadline)
+        answers = await run_until_deadline(answer_all(), request.receive, deadline)
     for result in answers:
         if not isinstance(result, PacaError):
             edge.timings.append(result.timings)
@@ -154,7 +154,7 @@ def _json(
     return Response(b'{"results":[' + b",".join(items) + b"]}", media_type=JSON)
 
 
-def _picture(result: Explained) -> Response:
+def _picture(result: ExplainResult) -> Response:
     """The first picture of the first explanation."""
     for explanation in result.explanations:
         for found in (*explanation.images.values(), *(c.overlay for c in explanation.clusters if c.overlay)):

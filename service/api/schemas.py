@@ -224,7 +224,7 @@ def classified(result: results.Classification, request_id: str) -> ClassifyRespo
     return ClassifyResponse(**_common(result, request_id))
 
 
-def explained(result: results.Explained, request_id: str, arrays: str = "none") -> ExplainResponse:
+def explained(result: results.ExplainResult, request_id: str, arrays: str = "none") -> ExplainResponse:
     return ExplainResponse(
         **_common(result, request_id, drawn=True),
         explanations=[_explanation(e, arrays) for e in result.explanations],

@@ -52,7 +52,7 @@ class InputTensor(Part):
     )
 
 
-class WantedOutput(Part):
+class RequestedOutput(Part):
     name: str = Field(max_length=100, description="The output's name.", examples=["logits"])
     parameters: Values = Field(
         {},
@@ -65,7 +65,7 @@ class InferenceRequest(Part):
     id: str | None = Field(None, max_length=200, description="Echoed in the answer.", examples=["42"])
     parameters: Values = Field({}, description="`binary_data_output`: all outputs as raw bytes.")
     inputs: list[InputTensor] = Field(min_length=1, max_length=8)
-    outputs: list[WantedOutput] | None = Field(
+    outputs: list[RequestedOutput] | None = Field(
         None, max_length=32, description="Default: all outputs of the model."
     )
 

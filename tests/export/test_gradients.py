@@ -156,7 +156,7 @@ def test_the_contributions_are_the_gradient_map_of_the_last_norm(model: PaCaViT)
     logits = model.classify(tokens)
     (gradient,) = torch.autograd.grad(logits[0, 2], tokens)
     head = Head(model.head.weight.detach().numpy(), model.head.bias.detach().numpy())
-    cam = explain.contributions(tokens[0].detach().numpy(), (6, 6), head, explain.question(CLASSES, 2))
+    cam = explain.contributions(tokens[0].detach().numpy(), (6, 6), head, explain.class_weights(CLASSES, 2))
     torch.testing.assert_close(
         torch.from_numpy(cam).flatten(), (tokens * gradient).sum(-1)[0].detach(), rtol=1e-4, atol=1e-6
     )

@@ -23,7 +23,7 @@ from export.verify import VerificationError, check_structure
 from service.engine import Device, Engine, GradientEngine
 from service.options import ExplainOptions
 from service.predictor import Predictor
-from service.results import Explained
+from service.results import ExplainResult
 
 STAGES = (StageConfig(6, 1, 2, 3), StageConfig(10, 2, 5))
 
@@ -71,7 +71,7 @@ def test_decomposed_attention_is_noticed() -> None:
         )
 
 
-async def explained(model: Path) -> Explained:
+async def explained(model: Path) -> ExplainResult:
     """A drawn picture's answer with the effects of its clusters."""
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(2).integers(0, 256, (40, 30, 3), np.uint8)).save(file, "PNG")

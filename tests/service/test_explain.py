@@ -51,13 +51,18 @@ class TestStageMaps:
 
 class TestContributions:
     def test_are_each_patch_times_the_class_direction_over_the_number_of_patches(self):
-        assert explain.contributions(TOKENS, (1, 2), HEAD, explain.question(3, 0)).tolist() == [[0.5, 1.5]]
-        assert explain.contributions(TOKENS, (2, 1), HEAD, explain.question(3, 2)).tolist() == [[2.0], [2.5]]
+        assert explain.contributions(TOKENS, (1, 2), HEAD, explain.class_weights(3, 0)).tolist() == [
+            [0.5, 1.5]
+        ]
+        assert explain.contributions(TOKENS, (2, 1), HEAD, explain.class_weights(3, 2)).tolist() == [
+            [2.0],
+            [2.5],
+        ]
 
     @pytest.mark.parametrize("target", range(13))
     def test_and_the_bias_are_the_logit_for_every_class(self, target: int):
         tokens, head, logits = network(1)
-        weights = explain.question(13, target)
+        weights = explain.class_weights(13, target)
         account = explain.completeness(
             explain.contributions(tokens, (5, 7), head, weights), head, weights, logits
         )
@@ -67,7 +72,7 @@ class TestContributions:
     @given(a=st.integers(0, 12), b=st.integers(0, 12), seed=st.integers(0, 20))
     def test_of_a_contrast_swap_their_sign_with_the_classes(self, a: int, b: int, seed: int):
         tokens, head, logits = network(seed)
-        one, other = explain.question(13, a, b), explain.question(13, b, a)
+        one, other = explain.class_weights(13, a, b), explain.class_weights(13, b, a)
         cam = explain.contributions(tokens, (5, 7), head, one)
         np.testing.assert_array_equal(cam, -explain.contributions(tokens, (5, 7), head, other))
         account = explain.completeness(cam, head, one, logits)
@@ -75,7 +80,7 @@ class TestContributions:
         assert account.residual == pytest.approx(0, abs=2e-5)
 
     def test_of_a_class_against_itself_are_nothing(self):
-        assert not explain.contributions(TOKENS, (1, 2), HEAD, explain.question(3, 1, 1)).any()
+        assert not explain.contributions(TOKENS, (1, 2), HEAD, explain.class_weights(3, 1, 1)).any()
 
     def test_change_when_the_head_is_another(self):
         tokens, head, _ = network(2)
@@ -83,7 +88,7 @@ class TestContributions:
             np.random.default_rng(3).permutation(head.weight.ravel()).reshape(head.weight.shape), head.bias
         )
         one, other = (
-            explain.contributions(tokens, (5, 7), h, explain.question(13, 4)).ravel().argsort().argsort()
+            explain.contributions(tokens, (5, 7), h, explain.class_weights(13, 4)).ravel().argsort().argsort()
             for h in (head, shuffled)
         )
         assert abs(np.corrcoef(one, other)[0, 1]) < 0.5
@@ -201,7 +206,7 @@ class TestClusters:
         self, seed: int, target: int, grid: tuple[int, int]
     ):
         tokens, head, logits = network(seed)
-        cam = explain.contributions(tokens, (5, 7), head, explain.question(13, target))
+        cam = explain.contributions(tokens, (5, 7), head, explain.class_weights(13, target))
         assert explain.shares(cam, assignment(seed, grid=grid)).sum() + head.bias[target] == pytest.approx(
             float(logits[target]), abs=2e-5
         )

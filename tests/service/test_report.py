@@ -14,7 +14,7 @@ from service.report import render_report
 from service.results import (
     Cluster,
     Completeness,
-    Explained,
+    ExplainResult,
     Explanation,
     Heatmap,
     ImageInfo,
@@ -39,7 +39,7 @@ CAM_ANSWER = Explanation(
     {"overlay": DOT},
     clusters=CLUSTERS,
 )
-ANSWER = Explained(
+ANSWER = ExplainResult(
     "imagenette",
     "1",
     ImageInfo(500, 375, "JPEG"),

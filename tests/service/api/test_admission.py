@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from service.api.admission import Admission, finish, memory_used
+from service.api.admission import Admission, memory_used, run_until_deadline
 from service.api.problems import ClientGone
 from service.errors import BadImage, DeadlineExceeded, Overloaded
 
@@ -75,7 +75,7 @@ def caller(leaves_after: float = 60.0):
 
 
 def outcome(work, receive, seconds=60.0):
-    """(what finish says, whether the work was cancelled)."""
+    """(what it returns, whether the work was cancelled)."""
     cancelled = []
 
     async def watched():
@@ -87,7 +87,7 @@ def outcome(work, receive, seconds=60.0):
 
     async def scenario():
         try:
-            return await finish(watched(), receive, time.monotonic() + seconds)
+            return await run_until_deadline(watched(), receive, time.monotonic() + seconds)
         except Exception as error:
             return type(error)
 
@@ -123,7 +123,7 @@ def test_cancelling_the_handler_cancels_the_work():
             finally:
                 work.set()
 
-        handler = asyncio.create_task(finish(wait(), caller(), time.monotonic() + 60))
+        handler = asyncio.create_task(run_until_deadline(wait(), caller(), time.monotonic() + 60))
         await asyncio.sleep(0.01)
         handler.cancel()
         await asyncio.wait((handler,))
