@@ -12,16 +12,16 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from .. import __version__
+from .. import __version__, images
 from .problems import MEDIA_TYPE, STATUS
 from .schemas import Problem
 
-IMAGES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
+BODIES = (*images.MEDIA_TYPES, "application/octet-stream")
 EVERYWHERE = (401, 431, 414)
-DESCRIPTION = """A photo in, predictions and explanations out.
+DESCRIPTION = f"""A photo in, predictions and explanations out.
 
 Photos are sent as raw bytes, as multipart parts named `file`, or as base64 in JSON.
-JPEG, PNG and WebP are told apart by their bytes.
+{images.accepted("and")} are told apart by their bytes.
 Errors are RFC 9457 problem documents. The server fetches no addresses."""
 _DATA = "UklGRiIAAABXRUJQVlA4IBYAAAAwAQCdASoBAAEADsD+JaQAA3AAAAAA"
 
@@ -118,7 +118,7 @@ def job(
         return {"type": "object", "properties": members, "required": [name], "additionalProperties": False}
 
     forms: dict[str, Any] = {
-        media: {"schema": {"type": "string", "contentMediaType": media}} for media in IMAGES
+        media: {"schema": {"type": "string", "contentMediaType": media}} for media in BODIES
     }
     file = {
         "type": "array",

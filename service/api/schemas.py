@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from .. import results
+from .. import images, results
 
 Box = tuple[int, int, int, int]
 W = TypeVar("W", bound="Wire")
@@ -34,7 +34,9 @@ class Prediction(Wire):
 class ImageInfo(Wire):
     width: int = Field(description="Pixels, after EXIF orientation.", examples=[500])
     height: int = Field(description="Pixels, after EXIF orientation.", examples=[375])
-    format: str = Field(description="What the bytes are: JPEG, PNG or WEBP.", examples=["JPEG"])
+    format: str = Field(
+        description=f"What the bytes are: one of {', '.join(images.FORMAT_NAMES)}.", examples=["JPEG"]
+    )
 
 
 class Timings(Wire):
@@ -201,7 +203,8 @@ class Problem(BaseModel):
     title: str = Field(description="The kind in words.", examples=["Not an accepted image format"])
     status: int = Field(description="The HTTP status.", examples=[415])
     detail: str = Field(
-        description="What was wrong and what to do.", examples=["the bytes are no JPEG, PNG or WebP"]
+        description="What was wrong and what to do.",
+        examples=[f"this is a PDF; send a {images.accepted()} file"],
     )
     request_id: str = Field(
         description="Also in the header X-Request-ID and in the log.", examples=["5f0c9a"]

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from starlette.datastructures import Headers
 from starlette.types import Receive
 
+from .. import images
 from ..errors import MalformedRequest, NotAnImage, PacaError, TooLarge
 from .multipart import parse_multipart
 from .problems import ClientGone, SlowUpload
@@ -86,8 +87,8 @@ def unpack(body: bytes, content_type: str, max_images: int) -> Upload:
     kind = content_type.partition(";")[0].strip().lower()
     if not body:
         raise MalformedRequest(
-            "the body is empty; send a JPEG, PNG or WebP file, as raw bytes, multipart `file` or base64 in "
-            "JSON"
+            f"the body is empty; send a {images.accepted()} file, as raw bytes, multipart `file` or base64 "
+            "in JSON"
         )
     if looks_like_picture(body) or kind.startswith("image/") or kind == "application/octet-stream":
         return Upload([body])
@@ -97,16 +98,14 @@ def unpack(body: bytes, content_type: str, max_images: int) -> Upload:
     if kind == "application/json" or kind.endswith("+json"):
         return _from_json(body, max_images)
     raise NotAnImage(
-        "the body is no JPEG, PNG or WebP; other forms need their Content-Type: multipart/form-data or "
+        f"the body is no {images.accepted()}; other forms need their Content-Type: multipart/form-data or "
         "application/json"
     )
 
 
 def looks_like_picture(body: bytes) -> bool:
     """Whether the first bytes are those of an accepted format."""
-    return body.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")) or (
-        body[:4] == b"RIFF" and body[8:12] == b"WEBP"
-    )
+    return images.recognise(body) is not None
 
 
 def _from_json(body: bytes, max_images: int) -> Upload:

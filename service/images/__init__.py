@@ -22,18 +22,30 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import BadImage, PacaError
+from .formats import FORMAT_NAMES, MEDIA_TYPES, accepted, recognise, screen
 from .pixels import read_pixels
 from .placement import Placement, needed_side, preprocess
 from .process import decoder_process
-from .screen import Limits, screen
+from .source import Limits
 
-__all__ = ["Decoded", "Limits", "Placement", "decode", "needed_side", "preprocess"]
+__all__ = [
+    "FORMAT_NAMES",
+    "MEDIA_TYPES",
+    "Decoded",
+    "Limits",
+    "Placement",
+    "accepted",
+    "decode",
+    "needed_side",
+    "preprocess",
+    "recognise",
+]
 
 
 @dataclass(frozen=True)
 class Decoded:
     """rgb: (h, w, 3) uint8, upright; smaller than the original (width, height) if `reduce_to` allowed it.
-    format: JPEG, PNG or WEBP."""
+    format: a name of IMAGE_FORMATS."""
 
     rgb: np.ndarray
     width: int
@@ -50,7 +62,7 @@ def decode(data: bytes, limits: Limits, reduce_to: int | None = None) -> Decoded
         source = screen(data, limits)
         rgb = (
             decoder_process.read_pixels(source, reduce_to, limits.decode_seconds)
-            if source.heavy
+            if source.untrusted_cost
             else read_pixels(source, reduce_to)
         )
     except PacaError:

@@ -1,9 +1,9 @@
 """A screened `Source` → the pixels a person sees, upright, in one array; optionally smaller. The only file
 that calls a decoder.
 
-Peak memory beside the file: JPEG and PNG at most 8 bytes a pixel (or 20 MB: `screen` calls denser ones
-heavy), WebP 16 (its library keeps two canvases); the picture becomes RGB in bands, straight into the upright
-array. Whatever Pillow raises goes through: the caller makes it a BadImage.
+Peak memory beside the file: JPEG and PNG at most 8 bytes a pixel (or 20 MB: the cost of denser ones is
+untrusted), WebP 16 (its library keeps two canvases); the picture becomes RGB in bands, straight into the
+upright array. Whatever Pillow raises goes through: the caller makes it a BadImage.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ import io
 import numpy as np
 from PIL import Image
 
-from .screen import Source
+from .formats import BY_NAME
+from .source import Source
 
-BAND = 1 << 19  # pixels that become RGB at a time
-# pixels; a larger one, which costs 6 bytes a pixel of coefficients, is decoded at half its size or less
-MAX_FULL_PROGRESSIVE = 12_000_000
+BAND_PIXELS = 1 << 19  # that become RGB at a time
+# a larger one, which costs 6 bytes a pixel of coefficients, is decoded at half its size or less
+MAX_FULL_PROGRESSIVE_PIXELS = 12_000_000
 
 
 def read_pixels(source: Source, reduce_to: int | None = None) -> np.ndarray:
     """(h, w, 3) uint8. With `reduce_to` both sides are divided by the largest whole number that keeps the
     shorter one ≥ reduce_to (JPEG: while decoding, in powers of two, then by averaging); a part of a pixel at
     the right or lower edge counts as one."""
-    with Image.open(io.BytesIO(source.data), formats=(source.format,)) as image:
+    with Image.open(io.BytesIO(source.data), formats=(BY_NAME[source.format].plugin,)) as image:
         if image.size != (source.width, source.height):
             raise ValueError("the decoder sees another size than the header says")
         if source.format == "JPEG":
@@ -35,21 +36,21 @@ def read_pixels(source: Source, reduce_to: int | None = None) -> np.ndarray:
 
 def _scale_while_decoding(image: Image.Image, source: Source, reduce_to: int | None) -> None:
     side = reduce_to or min(image.size)
-    if source.scans > 1 and source.width * source.height > MAX_FULL_PROGRESSIVE:
+    if source.scans > 1 and source.width * source.height > MAX_FULL_PROGRESSIVE_PIXELS:
         side = min(side, min(image.size) // 2)
     image.draft(None, (side, side))
 
 
 def _upright_rgb(image: Image.Image, source: Source, factor: int) -> np.ndarray:
     width, height = image.size
-    if width * height <= BAND:
+    if width * height <= BAND_PIXELS:
         return np.ascontiguousarray(_turned(_values(image, source, factor), source.orientation))
     rows, columns = -(-height // factor), -(-width // factor)
     upright = np.empty((columns, rows, 3) if source.orientation >= 5 else (rows, columns, 3), np.uint8)
     stored = _turned(
         upright, {6: 8, 8: 6}.get(source.orientation, source.orientation)
     )  # writing into this view writes upright
-    step = max(1, BAND // (width * factor)) * factor
+    step = max(1, BAND_PIXELS // (width * factor)) * factor
     for top in range(0, height, step):
         values = _values(image.crop((0, top, width, min(top + step, height))), source, factor)
         stored[top // factor : top // factor + len(values)] = values

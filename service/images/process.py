@@ -24,9 +24,9 @@ import numpy as np
 
 from ..errors import BadImage, Overloaded
 from .pixels import read_pixels
-from .screen import Source
+from .source import Source
 
-BYTES_PER_PIXEL = 20  # of a heavy picture: 16 while decoding, 3 of the result, and some
+BYTES_PER_PIXEL = 20  # of such a picture: 16 while decoding, 3 of the result, and some
 SPARE_BYTES = 96 * 2**20  # for tables that legitimate files need whatever their size
 START_SECONDS = 30.0
 
@@ -113,7 +113,7 @@ class DecoderProcess:
         return self._child
 
     def close(self) -> None:
-        """Ends the process, whatever it is doing; the next heavy picture starts another."""
+        """Ends the process, whatever it is doing; the next such picture starts another."""
         child, self._child = self._child, None
         if child is not None:
             child.kill()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from schemathesis import GenerationMode
 
+from service import images
 from service.api.app import create_app
 from service.settings import Settings
 from tests.soak import examples
@@ -26,8 +27,8 @@ def picture(fmt: str) -> bytes:
     return buffer.getvalue()
 
 
-for media in ("image/jpeg", "image/png", "image/webp", "application/octet-stream"):
-    real = st.sampled_from([picture(fmt) for fmt in ("JPEG", "PNG", "WEBP")])
+for media in (*images.MEDIA_TYPES, "application/octet-stream"):
+    real = st.sampled_from([picture(fmt) for fmt in images.FORMAT_NAMES])
     schemathesis.openapi.media_type(
         media, real | real.map(lambda data: data[: len(data) // 2]) | st.binary(max_size=300)
     )

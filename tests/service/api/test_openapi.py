@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from service import images
+
 
 @pytest.fixture(scope="module")
 def document(client) -> dict:
@@ -65,9 +67,7 @@ def test_every_reference_leads_somewhere(document):
 def test_the_jobs_name_every_form_and_every_error(document, path):
     job = document["paths"][path]["post"]
     assert set(job["requestBody"]["content"]) == {
-        "image/jpeg",
-        "image/png",
-        "image/webp",
+        *images.MEDIA_TYPES,
         "application/octet-stream",
         "multipart/form-data",
         "application/json",

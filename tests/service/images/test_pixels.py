@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from service.images import Limits, decode, pixels
-from service.images.screen import screen
+from service.images.formats import screen
 from tests.service.images.files import chunk, exif, file, png, segment, with_exif
 
 LIMITS = Limits()
@@ -70,7 +70,7 @@ def test_a_large_picture_converted_in_bands_is_the_same(
 ) -> None:
     data = with_exif(file(big, "PNG", compress_level=1), exif(orientation))
     whole = decode(data, LIMITS).rgb, decode(data, LIMITS, 150).rgb
-    monkeypatch.setattr(pixels, "BAND", 600 * 37)
+    monkeypatch.setattr(pixels, "BAND_PIXELS", 600 * 37)
     in_bands = decode(data, LIMITS).rgb, decode(data, LIMITS, 150).rgb
     assert np.array_equal(in_bands[0], whole[0])
     assert np.array_equal(in_bands[1], whole[1])
@@ -181,7 +181,7 @@ def test_a_large_progressive_jpeg_comes_at_half_its_size(
 ) -> None:
     data = file(photo, "JPEG", progressive=True)
     assert decode(data, LIMITS).rgb.shape == (300, 451, 3)
-    monkeypatch.setattr(pixels, "MAX_FULL_PROGRESSIVE", 300 * 451 - 1)
+    monkeypatch.setattr(pixels, "MAX_FULL_PROGRESSIVE_PIXELS", 300 * 451 - 1)
     halved = decode(data, LIMITS)
     assert halved.rgb.shape == (150, 226, 3)
     assert (halved.width, halved.height) == (451, 300)

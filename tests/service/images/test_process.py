@@ -14,9 +14,10 @@ import pytest
 
 from service.errors import BadImage, Overloaded
 from service.images import Limits
+from service.images.formats import screen
 from service.images.pixels import read_pixels
 from service.images.process import DecoderProcess
-from service.images.screen import Source, screen
+from service.images.source import Source
 from tests.service.images.files import exif, file, lossless_webp_bomb, with_exif
 
 LIMITS = Limits()
@@ -54,7 +55,7 @@ def slow() -> Source:
 def test_it_gives_the_pixels_that_the_caller_would_get(
     process: DecoderProcess, lossless: Source, reduce_to: int | None
 ) -> None:
-    assert lossless.heavy
+    assert lossless.untrusted_cost
     found = process.read_pixels(lossless, reduce_to, PATIENT)
     assert np.array_equal(found, read_pixels(lossless, reduce_to))
     assert found.shape == ((451, 300, 3) if reduce_to is None else (151, 100, 3))
@@ -108,7 +109,9 @@ def test_damaged_files_are_refused_and_the_process_lives_on(
     child = process._child
     for _ in range(3):
         with pytest.raises(BadImage):
-            process.read_pixels(Source(lossless.data[:2000], "WEBP", 451, 300, heavy=True), None, PATIENT)
+            process.read_pixels(
+                Source(lossless.data[:2000], "WEBP", 451, 300, untrusted_cost=True), None, PATIENT
+            )
     assert process.read_pixels(lossless, None, PATIENT).shape == (451, 300, 3)
     assert process._child is child
 

@@ -13,7 +13,8 @@ from PIL import Image
 
 from service.errors import BadImage, NotAnImage, TooLarge
 from service.images import Limits, decode
-from service.images.screen import MAX_PARTS, screen
+from service.images.formats import screen
+from service.images.source import MAX_PARTS
 from tests.service.images.files import PNG, chunk, exif, file, png, riff, segment, with_exif
 
 LIMITS = Limits()
@@ -144,7 +145,7 @@ def test_a_webps_profile_and_metadata_are_dropped() -> None:
         LIMITS,
     )
     assert source.data == riff((b"VP8X", b"\0" + header[1:]), (b"VP8 ", body))
-    assert not source.heavy
+    assert not source.untrusted_cost
 
 
 @pytest.mark.parametrize(
@@ -176,16 +177,20 @@ def test_the_scans_of_a_jpeg_are_counted_and_bounded() -> None:
     assert caught.value.details == {"limit": "max_scans", "value": 100, "actual": 101}
 
 
-def test_many_scans_of_many_pixels_are_heavy_and_usual_ones_are_not() -> None:
+def test_many_scans_of_many_pixels_have_an_untrusted_cost_and_usual_ones_have_not() -> None:
     header = b"\xff\xd8" + segment(0xC2, b"\x08" + struct.pack(">HH", 5000, 8000) + b"\x01" + bytes(3))
-    for scans, heavy in ((10, False), (12, False), (13, True)):
-        assert screen(header + segment(0xDA, bytes(6)) * scans + b"\xff\xd9", LIMITS).heavy is heavy
+    for scans, untrusted in ((10, False), (12, False), (13, True)):
+        assert (
+            screen(header + segment(0xDA, bytes(6)) * scans + b"\xff\xd9", LIMITS).untrusted_cost is untrusted
+        )
 
 
-def test_only_plain_lossy_webp_is_not_heavy() -> None:
-    assert not screen(GOOD["WEBP"], LIMITS).heavy
-    assert screen(GOOD["lossless"], LIMITS).heavy
-    assert screen(file(np.dstack([NOISE, NOISE[..., :1]]), "WEBP"), LIMITS).heavy  # its alpha is lossless
+def test_only_plain_lossy_webp_has_a_cost_to_trust() -> None:
+    assert not screen(GOOD["WEBP"], LIMITS).untrusted_cost
+    assert screen(GOOD["lossless"], LIMITS).untrusted_cost
+    assert screen(
+        file(np.dstack([NOISE, NOISE[..., :1]]), "WEBP"), LIMITS
+    ).untrusted_cost  # its alpha is lossless
 
 
 @pytest.mark.parametrize(
