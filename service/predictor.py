@@ -115,6 +115,7 @@ class Predictor:
         self._calls, self._idle = 0, asyncio.Event()
         self._idle.set()
         self._workers = ThreadPoolExecutor(self.capacity.decoders, thread_name_prefix=f"{name}-pixels")
+        self._decoding = images.DecodePool(self._workers)
         c = self.capacity
         self.batcher: Batcher[Picture, Outputs] = Batcher(
             self._run,
@@ -163,7 +164,7 @@ class Predictor:
         options = options or ClassifyOptions()
         began = time.monotonic()
         self.check_options(options)
-        read = await self._in_thread(deadline, self._read, data, max(self.manifest.preprocessing.size))
+        read = await self._decode(data, max(self.manifest.preprocessing.size), deadline)
         answer = await self.batcher.submit(Picture(read.tensor), deadline)
         return Classification(
             model=self.name,
@@ -184,9 +185,7 @@ class Predictor:
         o = asked.options
         began = time.monotonic()
         side = max(self.manifest.preprocessing.size)
-        read = await self._in_thread(
-            deadline, self._read, data, max(side, compose.longest_side(o.size, side))
-        )
+        read = await self._decode(data, max(side, compose.longest_side(o.size, side)), deadline)
         answer = await self.batcher.submit(Picture(read.tensor, asked.outputs), deadline)
         logits, arrays = answer.result.logits, answer.result.arrays
         pairs = compose.questions(asked, logits)
@@ -214,9 +213,7 @@ class Predictor:
     @_counted
     async def prepare(self, data: bytes, deadline: float | None = None) -> np.ndarray:
         """One encoded picture as the graph takes it: a row for `infer`."""
-        return (
-            await self._in_thread(deadline, self._read, data, max(self.manifest.preprocessing.size))
-        ).tensor
+        return (await self._decode(data, max(self.manifest.preprocessing.size), deadline)).tensor
 
     @_counted
     async def infer(
@@ -285,21 +282,25 @@ class Predictor:
             )
         return await asyncio.get_running_loop().run_in_executor(self._workers, partial(function, *args))
 
-    def _read(self, data: bytes, reduce_to: int) -> _Read:
-        began = time.monotonic()
-        side = images.needed_side(self.manifest.preprocessing)
-        decoded = images.decode(data, self._limits, side)
-        tensor, placement = images.preprocess(
-            decoded.rgb, decoded.width, decoded.height, self.manifest.preprocessing
+    async def _decode(self, data: bytes, reduce_to: int, deadline: float | None) -> _Read:
+        return await self._decoding.run(
+            data, self._limits, partial(self._prepare, reduce_to=reduce_to), deadline
         )
+
+    def _prepare(self, source: images.Source, reduce_to: int) -> _Read:
+        began = time.monotonic()
+        seen = images.prepare(source, self.manifest.preprocessing)
+        tensor, decoded = seen.pixels, seen.decoded
+        # to draw on, more is needed; the network's input stays that of every request
         if (
-            reduce_to > side and decoded.rgb.shape[1] < decoded.width
-        ):  # to draw on, more is needed; the network's input stays that of every request
-            decoded = images.decode(data, self._limits, reduce_to)
+            reduce_to > images.needed_side(self.manifest.preprocessing)
+            and decoded.rgb.shape[1] < decoded.width
+        ):
+            decoded = images.decode_source(source, reduce_to)
         if self.manifest.input == "float32":
             tensor = self.manifest.preprocessing.to_float(tensor[None])[0]
         info = ImageInfo(decoded.width, decoded.height, decoded.format)
-        return _Read(decoded.rgb, tensor, placement, info, decoded.warnings, time.monotonic() - began)
+        return _Read(decoded.rgb, tensor, seen.placement, info, decoded.warnings, time.monotonic() - began)
 
     def _run(self, pictures: list[Picture]) -> list[Outputs]:
         names = tuple(dict.fromkeys(name for picture in pictures for name in picture.names))

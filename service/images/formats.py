@@ -7,7 +7,7 @@ Another format is one row, its screen, and its test.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import NotAnImage
 from .screens import jpeg, png, webp
@@ -99,7 +99,7 @@ def screen(data: bytes, limits: Limits) -> Source:
         raise NotAnImage(f"the picture is empty; send the bytes of a {accepted()} file")
     check_limit("max_bytes", limits.max_bytes, len(data), "bytes")
     if row := recognise(data):
-        return row.screen(data, limits)
+        return replace(row.screen(data, limits), limits=limits)
     name = next((name for magic, name in _STRANGERS.items() if data.startswith(magic)), None)
     if data[4:8] == b"ftyp":
         name = _BRANDS.get(data[8:12])

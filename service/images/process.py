@@ -1,8 +1,8 @@
-"""One process in which a decoder can be stopped: for pictures whose cost their header does not bound.
+"""Processes in which a decoder can be stopped: for pictures whose cost their header does not bound.
 Everything else decodes in the caller's thread.
 
 Measured need (Pillow 13.0, libwebp 1.6): a 295 KB lossless WebP of 1024 x 1024 pixels takes 371 MB; no thread
-can be stopped or given a memory limit. The process starts with the first such picture and lives on; it
+can be stopped or given a memory limit. A process starts with the first such picture and lives on; it
 decodes one picture at a time under a limit of address space and is killed when its time is over. It gets
 bytes and gives bytes, so nothing it sends can do more than be a wrong picture.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import queue
 import struct
 import subprocess  # nosec B404
 import sys
@@ -30,10 +31,10 @@ BYTES_PER_PIXEL = 20  # of such a picture: 16 while decoding, 3 of the result, a
 SPARE_BYTES = 96 * 2**20  # for tables that legitimate files need whatever their size
 START_SECONDS = 30.0
 
-_ASK = struct.Struct(
+_REQUEST = struct.Struct(
     "<4sIIBBHII"
 )  # format, width, height, orientation, depth, scans, reduce_to (0 = no), bytes that follow
-_TELL = struct.Struct("<?II")  # decoded, height, width; the pixels follow
+_RESPONSE = struct.Struct("<?II")  # decoded, height, width; the pixels follow
 _CODE = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from service.images.process import serve; "
     "serve()"
@@ -41,41 +42,32 @@ _CODE = (
 
 
 class DecoderProcess:
-    """The parent's side. Safe to call from many threads."""
+    """The parent's side of one process. One caller at a time."""
 
     def __init__(self) -> None:
-        self._turn = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
 
-    def read_pixels(self, source: Source, reduce_to: int | None, seconds: float) -> np.ndarray:
-        """What `pixels.read_pixels` gives. BadImage where it fails, takes longer than `seconds` or more
-        memory than its size justifies; Overloaded where other such pictures keep the process busy for twice
-        that long, or no process can be started."""
-        if not self._turn.acquire(timeout=2 * seconds):
-            raise Overloaded(
-                "too many pictures that are costly to decode; try again later", retry_after=2 * seconds
-            )
+    def read_pixels(self, source: Source, reduce_to: int | None) -> np.ndarray:
+        """What `pixels.read_pixels` gives. BadImage where it fails, takes longer than the source's limits
+        allow or more memory than its size justifies; Overloaded where no process can be started."""
+        child, seconds = self._running(), source.limits.decode_seconds
+        began = time.monotonic()
+        too_late = threading.Timer(seconds, child.kill)
+        too_late.start()
         try:
-            child = self._running()
-            began = time.monotonic()
-            too_late = threading.Timer(seconds, child.kill)
-            too_late.start()
-            try:
-                pixels = _ask(child, source, reduce_to)
-            except (OSError, EOFError):
-                self.close()
-                raise BadImage(
-                    f"the picture took longer than {seconds:g} s to decode, or broke the decoder; save it "
-                    "again, smaller or as JPEG",
-                    limit="decode_seconds",
-                    value=seconds,
-                ) from None
-            finally:
-                too_late.cancel()
-            if time.monotonic() - began >= seconds:
-                self.close()  # done in the very moment it was killed
+            pixels = _request(child, source, reduce_to)
+        except (OSError, EOFError):
+            self.close()
+            raise BadImage(
+                f"the picture took longer than {seconds:g} s to decode, or broke the decoder; save it "
+                "again, smaller or as JPEG",
+                limit="decode_seconds",
+                value=seconds,
+            ) from None
         finally:
-            self._turn.release()
+            too_late.cancel()
+        if time.monotonic() - began >= seconds:
+            self.close()  # done in the very moment it was killed
         if pixels is None:
             raise BadImage(
                 "the picture cannot be decoded: it is damaged, or needs far more memory than a picture of "
@@ -123,17 +115,40 @@ class DecoderProcess:
                     _pipe(pipe).close()
 
 
-def _ask(child: subprocess.Popen[bytes], source: Source, reduce_to: int | None) -> np.ndarray | None:
-    to, back = _pipe(child.stdin), _pipe(child.stdout)
+class DecoderProcesses:
+    """At most `most` processes, each started when all others are busy; callers beyond wait for their turn."""
+
+    def __init__(self, most: int) -> None:
+        self._all = [DecoderProcess() for _ in range(most)]
+        self._free: queue.LifoQueue[DecoderProcess] = queue.LifoQueue()  # the last used is the warmest
+        for process in self._all:
+            self._free.put(process)
+
+    def read_pixels(self, source: Source, reduce_to: int | None) -> np.ndarray:
+        """`DecoderProcess.read_pixels` in one that is free."""
+        process = self._free.get()
+        try:
+            return process.read_pixels(source, reduce_to)
+        finally:
+            self._free.put(process)
+
+    def close(self) -> None:
+        """Ends all of them, whatever they are doing."""
+        for process in self._all:
+            process.close()
+
+
+def _request(child: subprocess.Popen[bytes], source: Source, reduce_to: int | None) -> np.ndarray | None:
+    requests, responses = _pipe(child.stdin), _pipe(child.stdout)
     s = source
-    to.write(
-        _ASK.pack(
+    requests.write(
+        _REQUEST.pack(
             s.format.encode(), s.width, s.height, s.orientation, s.depth, s.scans, reduce_to or 0, len(s.data)
         )
     )
-    to.write(s.data)
-    to.flush()
-    decoded, height, width = _TELL.unpack(_read(back, _TELL.size))
+    requests.write(s.data)
+    requests.flush()
+    decoded, height, width = _RESPONSE.unpack(_read(responses, _RESPONSE.size))
     if not decoded:
         return None
     if height * width > s.width * s.height:
@@ -141,7 +156,7 @@ def _ask(child: subprocess.Popen[bytes], source: Source, reduce_to: int | None) 
     pixels = np.empty((height, width, 3), np.uint8)
     view = pixels.reshape(-1).data
     while view:
-        count = back.readinto(view)  # type: ignore[attr-defined]
+        count = responses.readinto(view)  # type: ignore[attr-defined]
         if not count:
             raise EOFError
         view = view[count:]
@@ -162,26 +177,26 @@ def _read(pipe: IO[bytes], count: int) -> bytes:
 
 def serve() -> None:
     """The child's side: answers pictures until its input ends, which is also when the parent dies."""
-    ask, tell = sys.stdin.buffer, sys.stdout.buffer
+    requests, responses = sys.stdin.buffer, sys.stdout.buffer
     with suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
-        tell.write(b"!")
-        tell.flush()
+        responses.write(b"!")
+        responses.flush()
         while True:
-            name, width, height, orientation, depth, scans, reduce_to, size = _ASK.unpack(
-                _read(ask, _ASK.size)
+            name, width, height, orientation, depth, scans, reduce_to, size = _REQUEST.unpack(
+                _read(requests, _REQUEST.size)
             )
             source = Source(
-                _read(ask, size), name.rstrip(b"\0").decode(), width, height, orientation, depth, scans
+                _read(requests, size), name.rstrip(b"\0").decode(), width, height, orientation, depth, scans
             )
             try:
                 _limit_memory(BYTES_PER_PIXEL * width * height + 3 * size + SPARE_BYTES)
                 pixels = read_pixels(source, reduce_to or None)
-            except Exception:  # whatever a decoder raises: this picture's answer
-                tell.write(_TELL.pack(False, 0, 0))
+            except Exception:  # whatever a decoder raises: this picture's response
+                responses.write(_RESPONSE.pack(False, 0, 0))
             else:
-                tell.write(_TELL.pack(True, *pixels.shape[:2]))
-                tell.write(pixels.reshape(-1).data)
-            tell.flush()
+                responses.write(_RESPONSE.pack(True, *pixels.shape[:2]))
+                responses.write(pixels.reshape(-1).data)
+            responses.flush()
 
 
 def _limit_memory(extra: int) -> None:
@@ -196,5 +211,5 @@ def _limit_memory(extra: int) -> None:
         return  # no such limits here (Windows, macOS): the time limit stands
 
 
-decoder_process = DecoderProcess()
-atexit.register(decoder_process.close)
+decoder_processes = DecoderProcesses(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+atexit.register(decoder_processes.close)

@@ -31,7 +31,7 @@ class Source:
     data: the bytes a decoder needs. format: a name of IMAGE_FORMATS. width, height: as stored, before
     `orientation` (EXIF, 1 to 8). depth: bits of a PNG's sample. scans: of a JPEG. several: it holds more
     pictures than the first. untrusted_cost: what decoding costs cannot be told from the header, so decode it
-    where it can be stopped.
+    where it can be stopped. limits: under which it was screened.
     """
 
     data: bytes
@@ -43,6 +43,7 @@ class Source:
     scans: int = 1
     several: bool = False
     untrusted_cost: bool = False
+    limits: Limits = Limits()
 
 
 def check_limit(limit: str, allowed: int, actual: int, unit: str) -> None:

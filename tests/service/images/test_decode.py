@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from service import images
 from service.errors import BadImage, Overloaded, PacaError
-from service.images import Decoded, Limits, decode
+from service.images import Decoded, Limits, decode, reader
 from tests.service.images.files import exif, file, with_exif
 from tests.soak import examples
 
@@ -120,7 +119,7 @@ def test_whatever_a_decoder_raises_is_a_bad_image_that_says_nothing_of_the_insid
     def broken(*_: object) -> np.ndarray:
         raise error
 
-    monkeypatch.setattr(images, "read_pixels", broken)
+    monkeypatch.setattr(reader, "read_pixels", broken)
     with pytest.raises(BadImage) as caught:
         decode(SEEDS[0], LIMITS)
     assert "secret" not in str(caught.value)
