@@ -1,13 +1,12 @@
 """The sub-commands `export`, `train` and `evaluate`: arguments in, a report out. What they do is `pipeline`'s
 and `training`'s.
 
-Heavy imports stand inside the functions, so that `paca --help` stays fast; the first lines make an absent
-extra known to the command line.
+Heavy imports stand inside the functions, so that `paca --help` stays fast, and that a command runs where
+only the libraries of others are absent.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Annotated
@@ -15,10 +14,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
-
-for _module in ("torch", "onnx", "onnxscript", "safetensors"):
-    if importlib.util.find_spec(_module) is None:
-        raise ModuleNotFoundError(f"No module named {_module!r}", name=_module)
 
 
 def export(

@@ -9,27 +9,42 @@ only reads arguments and prints.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from .errors import PacaError
-from .options import COLORMAPS, FORMATS, METHODS, SUFFIXES, ClassifyOptions, ExplainOptions
+from .errors import BadImage, PacaError
+from .files import write_text
+from .options import COLORMAPS, FORMATS, METHODS, ClassifyOptions, ExplainOptions
 
 GROUP = "paca.commands"
 
 
+# which extra brings a library that only some commands need
+EXTRAS = {
+    "torch": "export",
+    "onnx": "export",
+    "onnxscript": "export",
+    "safetensors": "export",
+    "sklearn": "train",
+}
+
+
 class Commands(TyperGroup):
-    """Collects sub-commands when asked; one whose libraries are absent says which extra to install."""
+    """Collects sub-commands when they are needed."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(point.name for point in entry_points(group=GROUP))
@@ -38,29 +53,9 @@ class Commands(TyperGroup):
         point = next((p for p in entry_points(group=GROUP) if p.name == cmd_name), None)
         if point is None:
             return None
-        settings: dict[str, Any] = {}
-        try:
-            function: Callable[..., None] = point.load()
-        except ModuleNotFoundError as missing:
-            function = _absent(cmd_name, missing)
-            settings = {"allow_extra_args": True, "ignore_unknown_options": True}
         single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        single.command(cmd_name, context_settings=settings)(function)
+        single.command(cmd_name)(point.load())
         return typer.main.get_command(single)
-
-
-def _absent(name: str, missing: ModuleNotFoundError) -> Callable[..., None]:
-    message = (
-        f"Not installed: `paca {name}` needs the extra 'export' ({missing.name} is missing): pip install "
-        "'paca-serve[export]'"
-    )
-
-    def command() -> None:
-        Console(stderr=True).print(message, markup=False, highlight=False)
-        raise typer.Exit(2)
-
-    command.__doc__ = message
-    return command
 
 
 app = typer.Typer(
@@ -79,14 +74,24 @@ def options(
 
 
 def main() -> None:
-    """Runs the command line; turns every failure into one line and exit code 1."""
+    """Runs the command line; turns every failure into one line and exit code 1, a missing library into
+    exit code 2."""
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal's encoding has no letters for
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         app()
     except Exception as error:
         if os.environ.get("PACA_CLI_DEBUG"):
             raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        Console(stderr=True).print(f"paca: {reason}", markup=False, highlight=False, soft_wrap=True)
+        if isinstance(error, ModuleNotFoundError) and (
+            extra := EXTRAS.get(str(error.name).partition(".")[0])
+        ):
+            _say(
+                f"paca: this needs the extra '{extra}' ({error.name} is missing): in the clone, run `make "
+                f"setup` or `pip install '.[{extra},cpu]'`"
+            )
+            sys.exit(2)
+        _say(f"paca: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
         sys.exit(1)
 
 
@@ -146,8 +151,13 @@ def classify(
     as_json: AsJson = False,
 ) -> None:
     """Classify pictures without a server."""
-    answers = asyncio.run(_ask(inputs, model, lambda p, data: p.classify(data, ClassifyOptions(top_k))))
-    _print(answers, as_json)
+    answers = _Answers(as_json)
+    try:
+        asyncio.run(
+            _ask(inputs, model, lambda p, data: p.classify(data, ClassifyOptions(top_k)), answers.add)
+        )
+    finally:
+        answers.close()
 
 
 def explain(
@@ -183,22 +193,29 @@ def explain(
         colormap=colormap,
         format=fmt,
     )
-    answers = asyncio.run(_ask(inputs, model, lambda p, data: p.explain(data, asked)))
+    paths = list(_sources(inputs, []))
+    names = dict(zip(paths, report_names(paths), strict=True))
     out.mkdir(parents=True, exist_ok=True)
-    for name, answer in answers:
+    answers = _Answers(as_json)
+
+    def receive(path: str, answer: Any) -> None:
+        answers.add(path, answer)
         if isinstance(answer, PacaError):
-            continue
-        stem = Path(name).stem if name != "-" else "stdin"
-        (out / f"{stem}.html").write_text(render_report(answer, colormap=colormap), encoding="utf-8")
+            return
+        name = names[path]
+        write_text(out / f"{name}.html", render_report(answer, colormap=colormap))
         for explanation in answer.explanations:
             for kind, picture in explanation.images.items():
                 label = explanation.target.class_id if explanation.target else "all"
-                (out / f"{stem}.{label}.{kind}.{picture.mime.removeprefix('image/')}").write_bytes(
-                    picture.data
-                )
-    _print(answers, as_json)
+                suffix = picture.mime.removeprefix("image/")
+                (out / f"{name}.{label}.{kind}.{suffix}").write_bytes(picture.data)
+
+    try:
+        asyncio.run(_ask(inputs, model, lambda p, data: p.explain(data, asked), receive))
+    finally:
+        answers.close()
     if not as_json:
-        Console(stderr=True).print(f"overlays and reports are in {out}", markup=False, highlight=False)
+        _say(f"overlays and reports are in {out}")
 
 
 def inspect(
@@ -218,7 +235,7 @@ def inspect(
     if as_json:
         print(json.dumps({"file": path.name, "sha256": engine.sha256, "self_test": "passed", **manifest}))
         return
-    table = Table(title=path.name, show_header=False)
+    table = Table(title=escape(path.name), show_header=False)
     shown = (
         "name",
         "variant",
@@ -236,12 +253,13 @@ def inspect(
         value = manifest[key]
         table.add_row(
             key.replace("_", " "),
-            f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value),
+            f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else escape(str(value)),
         )
     p = manifest["preprocessing"]
     table.add_row("image size", f"{p['size'][0]} x {p['size'][1]}, {p['resize']}, {p['interpolation']}")
     labels = manifest["labels"]
-    table.add_row("labels", f"{len(labels)}: {', '.join(labels[:10])}{' …' if len(labels) > 10 else ''}")
+    first = ", ".join(labels[:10]) + (" …" if len(labels) > 10 else "")
+    table.add_row("labels", escape(f"{len(labels)}: {first}"))
     for stage in manifest["stages"]:
         clusters = (
             f"{stage['clusters']} clusters ({stage['clustering']})" if stage["clusters"] else "no clusters"
@@ -252,7 +270,7 @@ def inspect(
             f"{clusters}",
         )
     for kind in ("verification", "accuracy", "tools"):
-        table.add_row(kind, "\n".join(f"{k}: {v}" for k, v in manifest[kind].items()) or "-")
+        table.add_row(kind, escape("\n".join(f"{k}: {v}" for k, v in manifest[kind].items())) or "-")
     table.add_row("sha256", engine.sha256)
     table.add_row("self-test", "passed")
     Console().print(table)
@@ -332,7 +350,7 @@ def tune(
             status.update(f"measuring {len(found)} of {len(settings)}")
     chosen = measure.best(found, goal)
     if out:
-        out.write_text(measure.environment(chosen.setting))
+        write_text(out, measure.environment(chosen.setting))
     if as_json:
         rows = [{**vars(m.setting), "rate": m.rate, "p50_ms": m.p50} for m in found]
         print(json.dumps({"best": vars(chosen.setting), "for": goal, "measured": rows}))
@@ -364,79 +382,138 @@ def _model_path(model: Path | None) -> Path:
     return model or find(embedded(), names(embedded())[0]).model
 
 
-def _pictures(inputs: Iterable[str]) -> list[tuple[str, bytes]]:
-    found: list[tuple[str, bytes]] = []
+def _sources(inputs: Sequence[str], left_out: list[str]) -> Iterator[str]:
+    """The pictures' files that `inputs` name, one at a time, "-" for standard input; what a folder holds
+    besides goes into `left_out`. PacaError for a name that is nothing, or where no picture is found."""
+    from .folders import LeftOut, walk
+    from .images import accepted
+
     for name in inputs:
-        path = Path(name)
-        if name == "-":
-            found.append((name, sys.stdin.buffer.read()))
-        elif path.is_dir():
-            found += [
-                (str(p), p.read_bytes()) for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES
-            ]
-        elif path.is_file():
-            found.append((name, path.read_bytes()))
-        else:
+        if name != "-" and not os.path.exists(name):
             raise PacaError(f"{name} is neither a file nor a folder")
-    if not found:
-        raise PacaError("no pictures found; name files or folders with .jpg, .png or .webp in them")
-    return found
+    empty = True
+    for name in inputs:
+        for item in walk(Path(name)) if os.path.isdir(name) else [Path(name)]:
+            if isinstance(item, LeftOut):
+                left_out.append(f"{Path(name) / item.path}: {item.reason}")
+            else:
+                empty = False
+                yield str(item)
+    if empty:
+        raise PacaError(f"no pictures found; name {accepted()} files, or folders with some in them")
+
+
+def report_names(paths: Sequence[str]) -> list[str]:
+    """A file name without suffix for the report of each picture, no two alike in any file system: its own,
+    with as many of its folders before it as tell it from the others, and a number where they do not."""
+    parts = [_parts(path) for path in paths]
+    names = [part[-1] for part in parts]
+    for depth in range(2, max(map(len, parts), default=0) + 1):
+        alike = Counter(map(_folded, names))
+        names = [
+            "-".join(part[-depth:]) if alike[_folded(name)] > 1 else name
+            for name, part in zip(names, parts, strict=True)
+        ]
+    taken: set[str] = set()
+    for i, name in enumerate(names):
+        number = 2
+        while _folded(names[i]) in taken:
+            names[i] = f"{name}-{number}"
+            number += 1
+        taken.add(_folded(names[i]))
+    return names
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    if path == "-":
+        return ("stdin",)
+    folders = [part for part in Path(path).parent.parts if part not in ("/", "..")]
+    return (*folders, Path(path).stem)
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 async def _ask(
-    inputs: Iterable[str], model: Path | None, question: Callable[[Any, bytes], Any]
-) -> list[tuple[str, Any]]:
+    inputs: Sequence[str],
+    model: Path | None,
+    question: Callable[[Any, bytes], Any],
+    receive: Callable[[str, Any], None],
+) -> None:
+    """Puts each picture to the model, one after the other, and gives name and answer (or PacaError) to
+    `receive` at once: never more than one picture is held. Raises the last PacaError where none succeeded."""
+    from .folders import summary
     from .predictor import Predictor
 
-    pictures = _pictures(inputs)
+    left_out: list[str] = []
+    sources = _sources(inputs, left_out)
+    first = next(sources)
     if model is not None and not model.is_file():
         raise PacaError(f"{model} is not a file; make a model with `paca export`")
     predictor = Predictor.open(model)
+    failure: PacaError | None = None
+    succeeded = False
     try:
-        answers = []
-        for name, data in pictures:
+        for name in itertools.chain([first], sources):
             try:
-                answers.append((name, await question(predictor, data)))
+                answer = await question(predictor, _read(name))
+                succeeded = True
             except PacaError as error:
-                if len(pictures) == 1:
-                    raise PacaError(f"{name}: {error}") from None
-                answers.append((name, error))
-        return answers
+                answer, failure = error, PacaError(f"{name}: {error}")
+            receive(name, answer)
     finally:
         await predictor.close()
+        for line in summary(left_out):
+            _say(f"left out: {line}")
+    if failure and not succeeded:
+        raise failure
 
 
-def _print(answers: list[tuple[str, Any]], as_json: bool) -> None:
-    if as_json:
-        for name, answer in answers:
-            if isinstance(answer, PacaError):
-                print(json.dumps({"file": name, "error": str(answer)}))
-            else:
-                best = [
-                    {"label": p.label, "class_id": p.class_id, "score": p.score, "logit": p.logit}
-                    for p in answer.predictions
-                ]
-                print(
-                    json.dumps(
-                        {
-                            "file": name,
-                            "model": answer.model,
-                            "model_version": answer.model_version,
-                            "predictions": best,
-                        }
-                    )
-                )
-        return
-    table = Table("picture", "class", "score", "then")
-    for name, answer in answers:
-        if isinstance(answer, PacaError):
-            table.add_row(Path(name).name, "[red]failed[/red]", "", str(answer))
-            continue
-        first, *rest = answer.predictions
-        table.add_row(
-            Path(name).name,
-            first.label,
-            f"{first.score:.3f}",
-            ", ".join(f"{p.label} {p.score:.3f}" for p in rest[:3]),
-        )
-    Console().print(table)
+def _read(name: str) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        raise BadImage(f"cannot be read: {error.strerror}") from None
+
+
+def _say(text: str) -> None:
+    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class _Answers:
+    """What is printed of answers: JSON lines as they come, or one table at the end."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._table = None if as_json else Table("picture", "class", "score", "then")
+
+    def add(self, name: str, answer: Any) -> None:
+        if self._table is None:
+            print(json.dumps(_values(name, answer)), flush=True)
+        elif isinstance(answer, PacaError):
+            self._table.add_row(escape(Path(name).name), "[red]failed[/red]", "", escape(str(answer)))
+        else:
+            first, *rest = answer.predictions
+            then = ", ".join(f"{p.label} {p.score:.3f}" for p in rest[:3])
+            self._table.add_row(
+                escape(Path(name).name), escape(first.label), f"{first.score:.3f}", escape(then)
+            )
+
+    def close(self) -> None:
+        if self._table is not None:
+            Console().print(self._table)
+
+
+def _values(name: str, answer: Any) -> dict[str, Any]:
+    if isinstance(answer, PacaError):
+        return {"file": name, "error": str(answer)}
+    best = [
+        {"label": p.label, "class_id": p.class_id, "score": p.score, "logit": p.logit}
+        for p in answer.predictions
+    ]
+    return {
+        "file": name,
+        "model": answer.model,
+        "model_version": answer.model_version,
+        "predictions": best,
+    }
