@@ -390,6 +390,7 @@ def _manifest(source: Source, input_kind: str, dynamic_size: bool, info: Explain
         explain=info,
         temperature=source.temperature,
         accuracy=source.accuracy,
+        schema=1,
     )
 
 

@@ -1,27 +1,58 @@
-"""What an exported .onnx says about itself: one JSON manifest in its metadata, read here and written by
-`export.annotate`.
+"""What an exported .onnx says about itself: JSON in its metadata, read here and written by `export.annotate`.
 
 The server needs no file but the model, so everything it must know stands in the manifest. The reader owns the
-format: a schema number it does not know is refused with both numbers named. Only the standard library and
-numpy; reading the metadata out of the file is the engine's work.
+format. A schema number that it does not know is refused with both numbers named. A value of the wrong type or
+out of range is refused with its place, so that nothing behind the reader meets one.
+Reading the metadata out of the file and running it are the engine's work.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
 from .errors import BadArtifact
 
-SCHEMA = 1
+SCHEMA = 2
+SCHEMAS = (1, 2)  # what is read; 1 has no table of outputs and no weights_id
 MANIFEST_KEY = "paca.manifest"
 HEAD_KEY = "paca.head"
+EXPLAIN_KEY = "paca.explain"
 RESIZES = ("stretch", "shortest")
 INTERPOLATIONS = ("bilinear", "bicubic")
+INPUTS = ("uint8", "float32")
+PRECISIONS = ("fp32", "fp16", "int8")
+TASKS = ("classification", "segmentation")
+ROLES = ("logits", "tokens", "assignment", "membership", "features")
+CHANNELS = 3  # of the pictures that are served: RGB
+SAMPLES = 64  # numbers of a golden map, at most
+
+
+def _one_of(values: tuple[str, ...]) -> AfterValidator:
+    """Declares a text that is one of `values`."""
+
+    def check(value: str) -> str:
+        if value not in values:
+            raise PydanticCustomError("one_of", "Input should be {values}", {"values": " or ".join(values)})
+        return value
+
+    return AfterValidator(check)
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+Side = Annotated[int, Field(ge=1, le=4096)]  # pixels or patches
+Shape = tuple[int | str, ...]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -30,12 +61,12 @@ class Preprocessing:
     "shortest" = the shorter side to size / crop, then the centre. mean, std: of pixel values in 0..1, applied
     inside the graph when the input is uint8."""
 
-    size: tuple[int, int]
-    resize: str
-    crop: float
-    interpolation: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    size: tuple[Side, Side]
+    resize: Annotated[str, _one_of(RESIZES)]
+    crop: Annotated[float, Field(gt=0, le=1)]
+    interpolation: Annotated[str, _one_of(INTERPOLATIONS)]
+    mean: tuple[Finite, Finite, Finite]
+    std: tuple[Positive, Positive, Positive]
 
     def to_float(self, images: np.ndarray) -> np.ndarray:
         """uint8 (B, H, W, 3) → normalised float32 (B, 3, H, W): what a graph with the input kind float32
@@ -51,13 +82,25 @@ class StageInfo:
     """stage: from 1. grid: (H_s, W_s) at the manifest's size. clusters: M, 0 where the stage does not
     cluster. output: its graph output, or None."""
 
-    stage: int
-    grid: tuple[int, int]
-    dim: int
-    blocks: int
-    clusters: int
+    stage: Annotated[int, Field(ge=1)]
+    grid: tuple[Side, Side]
+    dim: Count
+    blocks: Count
+    clusters: Count
     clustering: str | None
     output: str | None
+
+
+@dataclass(frozen=True)
+class OutputInfo:
+    """One output of the graph. tolerance: the largest difference from the float32 network that the exporter
+    allows, relative to max(1, largest number); None where the file was judged otherwise (int8: by its
+    answers). shape: a number or the name of a free size each; None in schema 1, which does not say."""
+
+    name: str
+    role: Annotated[str, _one_of(ROLES)]
+    tolerance: Positive | None = None
+    shape: Shape | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +109,7 @@ class ExplainInfo:
     the stages its outputs `map_<stage>` are of; effects: the stages whose clusters' effects `effect_<stage>`
     it gives."""
 
-    stage: int
+    stage: Count
     maps: tuple[int, ...]
     effects: tuple[int, ...] = ()
 
@@ -74,40 +117,45 @@ class ExplainInfo:
 @dataclass(frozen=True)
 class Golden:
     """A self-test: `golden_picture(size, seed)` must give `top` and these logits (the first ones) within
-    `tolerance`."""
+    `tolerance`, as measured with the file that carries them."""
 
-    seed: int
-    top: int
-    logits: tuple[float, ...]
-    tolerance: float
+    seed: Count
+    top: Count
+    logits: Annotated[tuple[Finite, ...], Field(min_length=1)]
+    tolerance: Positive
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The whole. precision: fp32, fp16 or int8. input: uint8 or float32. temperature: logits are divided by
-    it before the softmax (1 = uncalibrated). verification: what the exporter checked, as name → measured
-    value. accuracy: measured figures of this model, if known."""
+    """The whole. precision: fp32, fp16 or int8. input: uint8 or float32. channels: of the picture, always 3.
+    weights_id: a hash of the float weights, the same in all files of a version; None in schema 1.
+    temperature: logits are divided by it before the softmax (1 = uncalibrated). verification: what the
+    exporter checked, as name → measured value. accuracy: measured figures of this model, if known."""
 
     name: str
     variant: str
     config: dict[str, Any]
-    labels: tuple[str, ...]
+    labels: Annotated[tuple[str, ...], Field(min_length=1)]
     preprocessing: Preprocessing
     stages: tuple[StageInfo, ...]
-    input: str
+    input: Annotated[str, _one_of(INPUTS)]
     dynamic_size: bool
-    precision: str
-    opset: int
-    attention_nodes: int
-    parameters: int
-    macs: int
+    precision: Annotated[str, _one_of(PRECISIONS)]
+    opset: Count
+    attention_nodes: Count
+    parameters: Count
+    macs: Count
     checkpoint_sha256: str | None
     tools: dict[str, str]
     golden: Golden | None = None
     explain: ExplainInfo | None = None
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     verification: dict[str, Any] = field(default_factory=dict)
     accuracy: dict[str, Any] = field(default_factory=dict)
+    task: Annotated[str, _one_of(TASKS)] = "classification"
+    outputs: tuple[OutputInfo, ...] = ()
+    channels: int = CHANNELS
+    weights_id: str | None = None
     schema: int = SCHEMA
 
     @property
@@ -119,61 +167,188 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Reads a manifest; BadArtifact says what is wrong with it."""
-        try:
-            values = json.loads(text)
-            schema = values.get("schema")
-        except (ValueError, AttributeError):
-            raise BadArtifact(
-                "the model's manifest is not a JSON object; export it again with `paca export`"
-            ) from None
-        if schema != SCHEMA:
-            raise BadArtifact(
-                f"the model's manifest has schema {schema!r}, this server reads schema {SCHEMA}; export it "
-                "again, or use a matching server"
-            )
-        known = {f.name for f in fields(cls)}
-        try:
-            values = {key: value for key, value in values.items() if key in known}
-            values["labels"] = tuple(values["labels"])
-            values["preprocessing"] = _build(Preprocessing, values["preprocessing"])
-            values["stages"] = tuple(_build(StageInfo, stage) for stage in values["stages"])
-            values["golden"] = _build(Golden, values.get("golden"))
-            values["explain"] = _build(ExplainInfo, values.get("explain"))
-            manifest = cls(**values)
-        except (KeyError, TypeError) as error:
-            raise BadArtifact(
-                f"the model's manifest is incomplete ({error}); export it again with `paca export`"
-            ) from None
+        """Reads a manifest; BadArtifact says what is wrong with it and where."""
+        manifest = _read(cls, text, "the model's manifest")
+        if manifest.schema == 1:
+            manifest = replace(manifest, outputs=_outputs_of_schema_1(manifest))
         manifest._check()
         return manifest
 
     @classmethod
-    def from_metadata(cls, metadata: dict[str, str]) -> Manifest:
+    def from_metadata(cls, metadata: Mapping[str, str]) -> Manifest:
         """From a model's metadata map; BadArtifact where it carries no manifest."""
         if MANIFEST_KEY not in metadata:
             raise BadArtifact("this ONNX file carries no PaCa manifest; make one with `paca export`")
         return cls.from_json(metadata[MANIFEST_KEY])
 
     def _check(self) -> None:
-        p = self.preprocessing
-        if not self.labels or len(set(map(str, self.labels))) < 1:
-            raise BadArtifact("the model's manifest lists no labels")
-        if p.resize not in RESIZES or p.interpolation not in INTERPOLATIONS or not 0 < p.crop <= 1:
+        """What one value says against another."""
+        if self.channels != CHANNELS:
             raise BadArtifact(
-                f"the model's manifest asks for a preprocessing this server does not know: {p.resize}, "
-                f"{p.interpolation}, crop {p.crop}"
+                f"the model takes pictures of {self.channels} channels, this server has {CHANNELS} (RGB)"
             )
-        if self.input not in ("uint8", "float32"):
-            raise BadArtifact(f"the model's manifest names an unknown input kind {self.input!r}")
-        if not self.temperature > 0:
-            raise BadArtifact(f"the model's temperature must be positive, not {self.temperature}")
+        if self.schema > 1 and not self.weights_id:
+            raise BadArtifact(f"the model's manifest has schema {self.schema}, but no weights_id")
+        named = {output.name for output in self.outputs}
+        expected = {"logits", "tokens", *(stage.output for stage in self.clustered_stages)}
+        expected |= {"features"} if self.explain else set()
+        if missing := expected - named:
+            raise BadArtifact(
+                f"the model's manifest does not list the outputs {', '.join(sorted(map(str, missing)))}"
+            )
+        classes = len(self.labels)
+        if self.golden and (self.golden.top >= classes or len(self.golden.logits) > classes):
+            raise BadArtifact(f"the golden answer in the model's manifest is not one of {classes} classes")
+
+    def check_graph(
+        self, inputs: Mapping[str, tuple[str, Sequence[Any]]], outputs: Mapping[str, Any]
+    ) -> None:
+        """BadArtifact where the file's graph contradicts this manifest. inputs, outputs: by name, ONNX type
+        and shape; a free size is a name or None."""
+        kind = "tensor(uint8)" if self.input == "uint8" else "tensor(float)"
+        accepted = (kind, "tensor(float16)") if self.input == "float32" else (kind,)
+        if list(inputs) != ["image"] or inputs["image"][0] not in accepted:
+            raise BadArtifact(
+                f"the model's input should be 'image' as {kind}, but the file has "
+                f"{', '.join(f'{name} {type_}' for name, (type_, _) in inputs.items())}"
+            )
+        size = self.preprocessing.size
+        picture = (*size, self.channels) if self.input == "uint8" else (self.channels, *size)
+        if not fits(("batch", *picture), inputs["image"][1]):
+            raise BadArtifact(
+                f"the model's input is {list(inputs['image'][1])}, but its manifest says "
+                f"{['batch', *picture]}"
+            )
+        if missing := {output.name for output in self.outputs} - set(outputs):
+            raise BadArtifact(
+                f"the model lacks the outputs {', '.join(sorted(missing))} that its manifest names"
+            )
+        for output in self.outputs:
+            if output.shape is not None and not fits(output.shape, outputs[output.name][1]):
+                raise BadArtifact(
+                    f"the model's output {output.name} is {list(outputs[output.name][1])}, but its manifest "
+                    f"says {list(output.shape)}"
+                )
+        if (logits := outputs["logits"][1][-1]) != len(self.labels):
+            raise BadArtifact(
+                f"the model has {logits} logits, but its manifest lists {len(self.labels)} labels"
+            )
 
 
-def _build(cls: type, values: dict[str, Any] | None) -> Any:
-    if values is None:
+def _outputs_of_schema_1(manifest: Manifest) -> tuple[OutputInfo, ...]:
+    """The table that files of schema 1 do not have; what they put out follows from their stages."""
+    assignments = [OutputInfo(s.output, "assignment") for s in manifest.clustered_stages if s.output]
+    features = [OutputInfo("features", "features")] if manifest.explain else []
+    return (OutputInfo("logits", "logits"), OutputInfo("tokens", "tokens"), *assignments, *features)
+
+
+def fits(expected: Sequence[int | str], found: Sequence[Any]) -> bool:
+    """Whether two shapes have as many dimensions and agree in every size that is fixed in both."""
+    return len(expected) == len(found) and all(
+        a == b for a, b in zip(expected, found, strict=True) if isinstance(a, int) and isinstance(b, int)
+    )
+
+
+@dataclass(frozen=True)
+class GoldenMaps:
+    """The self-test of explain.onnx with one model file: from the features that this file gives for
+    `golden_picture(size, seed)`, the class `target` must get these maps. maps: for each output its `sample`;
+    tolerance: relative to the largest number of each."""
+
+    seed: Count
+    target: Count
+    maps: dict[str, tuple[Finite, ...]]
+    tolerance: Positive
+
+    def check(self, maps: Mapping[str, np.ndarray]) -> None:
+        """BadArtifact where the maps of the golden picture, (1, ...) by output, are not those that were
+        measured at export."""
+        for name, numbers in self.maps.items():
+            expected = np.array(numbers, np.float32)
+            found = sample(maps[name]) if name in maps else expected[:0]
+            if found.shape != expected.shape:
+                raise BadArtifact(f"self-test failed: explain.onnx's output {name} has another size")
+            off, largest = (float(np.abs(a).max(initial=0)) for a in (found - expected, expected))
+            if not off <= self.tolerance * max(largest, 1e-6):
+                raise BadArtifact(
+                    f"self-test failed: explain.onnx's {name} of the golden picture is {off:.3g} off, "
+                    f"allowed are {self.tolerance * largest:.3g}; it does not belong to this model"
+                )
+
+
+@dataclass(frozen=True)
+class ExplainManifest:
+    """What explain.onnx says of itself. weights_id: as in the model files it goes with; golden: for each of
+    their precisions what it must give."""
+
+    weights_id: str
+    golden: dict[str, GoldenMaps]
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> ExplainManifest | None:
+        """From the metadata map of an explain.onnx; None for one of schema 1, which says nothing. BadArtifact
+        where it cannot be read."""
+        text = metadata.get(EXPLAIN_KEY)
+        return None if text is None else _read(cls, text, "explain.onnx's manifest")
+
+
+def golden_maps(model: Manifest, explain: ExplainManifest | None) -> GoldenMaps | None:
+    """What explain.onnx must give with this model file; None where both are of schema 1, which cannot tell.
+    BadArtifact where they were made from different weights."""
+    ids = model.weights_id, explain.weights_id if explain else None
+    if ids[0] != ids[1]:
+        told = " and ".join(weights_id[:12] if weights_id else "none" for weights_id in ids)
+        raise BadArtifact(
+            f"the model and explain.onnx were made from different weights (weights_id {told}); export both "
+            "again with `paca export`"
+        )
+    if explain is None:
         return None
-    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    if model.precision not in explain.golden:
+        raise BadArtifact(
+            f"explain.onnx goes with {', '.join(explain.golden)} files, not with {model.precision}; export "
+            f"both again with `paca export --precision {model.precision}`"
+        )
+    return explain.golden[model.precision]
+
+
+def sample(array: np.ndarray) -> np.ndarray:
+    """Up to `SAMPLES` numbers spread evenly over `array`, float32: enough to tell two maps apart."""
+    flat = np.asarray(array, np.float32).ravel()
+    return flat[np.linspace(0, max(flat.size - 1, 0), min(flat.size, SAMPLES)).astype(int)]
+
+
+def _read(cls: type[T], text: str, what: str) -> T:
+    """A dataclass from its JSON, every value checked against its declared type; BadArtifact names `what` is
+    wrong and where."""
+    try:
+        values = json.loads(text)
+        schema = values.get("schema")
+    except (ValueError, AttributeError, RecursionError):
+        raise BadArtifact(f"{what} is not a JSON object; export it again with `paca export`") from None
+    if type(schema) is not int or schema not in SCHEMAS:
+        raise BadArtifact(
+            f"{what} has schema {schema!r}, this server reads schema {' and '.join(map(str, SCHEMAS))}; "
+            "export it again, or use a matching server"
+        )
+    try:
+        checked: T = _adapter(cls).validate_json(text, strict=True)
+        return checked
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where, given = ".".join(map(str, first["loc"])), first["input"]
+        got = "" if first["type"] == "missing" else f" (it is {repr(given)[:60]})"
+        raise BadArtifact(
+            f"{what} is wrong at {where or 'its start'}: {first['msg']}{got}; export it again with `paca "
+            "export`"
+        ) from None
+
+
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)  # built when first needed, 0.05 s
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .artifact import Head, Manifest, golden_picture
+from .artifact import ExplainManifest, Head, Manifest, fits, golden_maps, golden_picture
 from .errors import BadArtifact, CannotStart, ProviderUnavailable
 
 SPIN_MICROSECONDS = 100
@@ -184,30 +184,18 @@ class Engine:
         self.sha256 = self._session.sha256
         self._check()
 
+    def _check(self) -> None:
+        self.manifest.check_graph(self._session.inputs, self._session.outputs)
+        if self.manifest.task != "classification":
+            raise BadArtifact(f"this server cannot serve the task {self.manifest.task!r}")
+        width, tokens = self.head.weight.shape[1], self._session.outputs["tokens"][1][-1]
+        if width != tokens:
+            raise BadArtifact(f"the model's head takes {width} numbers a patch, its tokens have {tokens}")
+
     @property
     def outputs(self) -> dict[str, list[int | str | None]]:
         """Every output of the graph with its shape; unknown sizes are names or None."""
         return {name: shape for name, (_, shape) in self._session.outputs.items()}
-
-    def _check(self) -> None:
-        kind = "tensor(uint8)" if self.manifest.input == "uint8" else "tensor(float)"
-        accepted = (kind, "tensor(float16)") if self.manifest.input == "float32" else (kind,)
-        found = self._session.inputs
-        if list(found) != ["image"] or found["image"][0] not in accepted:
-            raise BadArtifact(
-                f"the model's input should be 'image' as {kind}, but the file has "
-                f"{', '.join(f'{n} {t}' for n, (t, _) in found.items())}"
-            )
-        expected = {"logits", "tokens", *(stage.output for stage in self.manifest.stages if stage.output)}
-        if missing := expected - set(self._session.output_names):
-            raise BadArtifact(
-                f"the model lacks the outputs {', '.join(sorted(missing))} that its manifest names"
-            )
-        classes = self._session.outputs["logits"][1][-1]
-        if classes != len(self.manifest.labels):
-            raise BadArtifact(
-                f"the model has {classes} logits, but its manifest lists {len(self.manifest.labels)} labels"
-            )
 
     def run(self, images: np.ndarray, names: tuple[str, ...] = ()) -> Outputs:
         """One forward pass. images: uint8 (B, H, W, 3), or what the manifest's `input` says; names: further
@@ -255,6 +243,7 @@ class GradientEngine:
         self._session = Session(path, device or Device())
         self.sha256 = self._session.sha256
         self.outputs = self._session.output_names
+        self.manifest = ExplainManifest.from_metadata(self._session.metadata)
         if set(self._session.inputs) != {"features", "weights"}:
             raise BadArtifact(
                 "explain.onnx should take 'features' and 'weights', this file takes "
@@ -267,6 +256,27 @@ class GradientEngine:
         """features: (B, N_s, C_s); weights: (B, K), one row a picture. Returns the named maps (all by
         default), each with a leading B."""
         return self._session.run(names or self.outputs, {"features": features, "weights": weights})
+
+    def self_test(self, model: Engine) -> None:
+        """Proves that this file belongs to `model`, which puts out `features`: the same weights_id, fitting
+        sizes, and the golden map of the model's precision from the features of its golden picture.
+        BadArtifact otherwise. Of files of schema 1 only fitting sizes and finite maps can be asked."""
+        golden = golden_maps(model.manifest, self.manifest)
+        classes = len(model.manifest.labels)
+        given: dict[str, list[Any]] = {"features": model.outputs["features"], "weights": ["batch", classes]}
+        for name, (_, shape) in self._session.inputs.items():
+            if not fits(given[name], shape):
+                raise BadArtifact(f"explain.onnx takes {name} of {shape}, the model gives {given[name]}")
+        picture = golden_picture(model.manifest.preprocessing.size, golden.seed if golden else 0)
+        features = model.run(picture[None], ("features",)).arrays["features"]
+        weights = np.zeros((1, classes), np.float32)
+        weights[0, golden.target if golden else 0] = 1
+        maps = self.run(features, weights)
+        for name, array in maps.items():
+            if not np.isfinite(array).all():
+                raise BadArtifact(f"self-test failed: explain.onnx's output {name} is not finite")
+        if golden:
+            golden.check(maps)
 
     def close(self) -> None:
         """Frees the session; `run` must not be called afterwards."""

@@ -112,6 +112,8 @@ class Predictor:
         self.capacity = capacity or Capacity()
         self._limits = limits or images.Limits()
         self._engine, self._gradients = engine, gradients if engine.manifest.explain else None
+        if self._gradients:
+            self._gradients.self_test(engine)
         self._calls, self._idle = 0, asyncio.Event()
         self._idle.set()
         self._workers = ThreadPoolExecutor(self.capacity.decoders, thread_name_prefix=f"{name}-pixels")
