@@ -7,7 +7,7 @@ The promise, one test a sentence in tests/service/test_batcher.py:
  3. An item waits only while every instance is busy; max_wait > 0 lets a run that is not full wait that long
     after its first item came.
  4. A caller that leaves changes nothing for the others; what it left in the queue is never run.
- 5. A run that fails fails its own items only: each is run once more, alone, and then answered EngineFailed,
+ 5. A run that fails fails its own items only: each is run once more, alone, and then answered EngineFailure,
     or the PacaError that run raised.
  6. A run that returns another number of results than it got items has failed.
  7. At most queue_size items wait; beyond that submit raises Overloaded at once, with the seconds after which
@@ -30,7 +30,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from .errors import DeadlineExceeded, Draining, EngineFailed, Overloaded, PacaError
+from .errors import DeadlineExceeded, Draining, EngineFailure, Overloaded, PacaError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -112,7 +112,7 @@ class Batcher(Generic[T, R]):
 
     async def submit(self, item: T, deadline: float | None = None) -> Answer[R]:
         """The item's answer. deadline: a time.monotonic() value. Raises Overloaded, Draining,
-        DeadlineExceeded, EngineFailed, or run's PacaError."""
+        DeadlineExceeded, EngineFailure, or run's PacaError."""
         if self._closed:
             raise Draining("the server is shutting down; send the request again to another one")
         if len(self._waiting) >= self.queue_size:
@@ -284,7 +284,7 @@ class Batcher(Generic[T, R]):
                 final = (
                     error
                     if isinstance(error, PacaError)
-                    else EngineFailed("the engine failed on this picture twice; try again later")
+                    else EngineFailure("the engine failed on this picture twice; try again later")
                 )
                 final.__cause__ = None if final is error else error
                 _fail(entry, final)

@@ -14,7 +14,7 @@ PacaError
 │   ├── Overloaded            the queue is full
 │   ├── Draining              shutting down
 │   ├── NotReady              no model is loaded yet
-│   └── EngineFailed          the engine failed twice on this item
+│   └── EngineFailure         memory or the device failed: twice on one item, or while a model was loaded
 ├── DeadlineExceeded        the answer would come too late
 └── CannotStart             a configuration that cannot work; said before serving
     ├── BadArtifact           a model file that cannot be trusted or read
@@ -70,7 +70,7 @@ class Draining(Unavailable): ...
 class NotReady(Unavailable): ...
 
 
-class EngineFailed(Unavailable): ...
+class EngineFailure(Unavailable): ...
 
 
 class DeadlineExceeded(PacaError): ...

@@ -67,7 +67,7 @@ STATUS: dict[type[PacaError], tuple[int, str]] = {
     errors.Overloaded: (503, "Overloaded"),
     errors.Draining: (503, "Shutting down"),
     errors.NotReady: (503, "Not ready"),
-    errors.EngineFailed: (503, "Inference failed"),
+    errors.EngineFailure: (503, "Inference failed"),
     errors.DeadlineExceeded: (504, "Deadline passed"),
 }
 UNFORESEEN = (500, "Internal error")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..errors import EngineFailed, MalformedRequest
+from ..errors import EngineFailure, MalformedRequest
 from .uploads import load_json
 
 DTYPES = {
@@ -230,7 +230,7 @@ def write_response(
         elif isinstance(values, list):
             output.data = [item.decode() for item in values]
         elif not np.isfinite(values).all():
-            raise EngineFailed(f"the output {output.name!r} holds values that are not finite numbers")
+            raise EngineFailure(f"the output {output.name!r} holds values that are not finite numbers")
         else:
             output.data = values.ravel().tolist()
     head = response.__pydantic_serializer__.to_json(response, exclude_none=True)

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from service.api.app import create_app
-from service.errors import EngineFailed
+from service.errors import EngineFailure
 from service.settings import Settings
 from tests.serving import served
 
@@ -62,12 +62,12 @@ def test_an_engine_that_fails_is_503_and_recovers(tiny_repository, jpeg, monkeyp
         engine = client.app.state.paca.registry.get()._engine
 
         def fail(*_, **__):
-            raise EngineFailed("the engine could not run this batch; try again")
+            raise EngineFailure("the engine could not run this batch; try again")
 
         with monkeypatch.context() as broken:
             broken.setattr(engine, "run", fail)
             answer = client.post("/classify", content=jpeg)
-            assert (answer.status_code, answer.json()["type"]) == (503, "urn:paca:problem:engine-failed")
+            assert (answer.status_code, answer.json()["type"]) == (503, "urn:paca:problem:engine-failure")
             assert "retry-after" in answer.headers
             assert client.get("/healthz").status_code == 200
         assert client.post("/classify", content=jpeg).status_code == 200

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from service.batcher import Answer, Batcher
-from service.errors import BadArtifact, DeadlineExceeded, Draining, EngineFailed, Overloaded
+from service.errors import BadArtifact, DeadlineExceeded, Draining, EngineFailure, Overloaded
 
 
 class Doubler:
@@ -169,7 +169,7 @@ def test_5_a_failing_run_fails_only_the_item_that_breaks_it() -> None:
         engine = Doubler(bad={3: RuntimeError("CUDA is unhappy")})
         batcher = Batcher(engine, max_batch=4)
         answers = await asyncio.gather(*(batcher.submit(i) for i in range(1, 7)), return_exceptions=True)
-        assert [type(a) for a in answers] == [Answer, Answer, EngineFailed, Answer, Answer, Answer]
+        assert [type(a) for a in answers] == [Answer, Answer, EngineFailure, Answer, Answer, Answer]
         assert "CUDA" not in str(answers[2])
         assert engine.runs == [[1, 2, 3, 4], [1], [2], [3], [4], [5, 6]]
         assert batcher.retried == 4
@@ -181,7 +181,7 @@ def test_5_an_item_that_fails_alone_is_run_once_more() -> None:
     async def main() -> None:
         engine = Doubler(bad={3: RuntimeError()})
         batcher = Batcher(engine)
-        with pytest.raises(EngineFailed):
+        with pytest.raises(EngineFailure):
             await batcher.submit(3)
         assert engine.runs == [[3], [3]]
         engine.bad.clear()
@@ -209,7 +209,7 @@ def test_6_a_wrong_number_of_results_is_a_failure() -> None:
         batcher = Batcher(lambda items: items if len(items) == 1 else items[1:], max_batch=4)
         answers = await asyncio.gather(*(batcher.submit(i) for i in range(4)))
         assert [answer.result for answer in answers] == [0, 1, 2, 3]
-        with pytest.raises(EngineFailed):
+        with pytest.raises(EngineFailure):
             await Batcher(lambda items: [], max_batch=4).submit(0)
 
     go(main)

@@ -60,7 +60,9 @@ def test_the_promise_holds_under_thousands_of_random_cancellations_failures_and_
 
     def varied(batcher: Batcher[int, int]) -> bool:
         return (
-            min(outcomes["answered"], outcomes["EngineFailed"], outcomes["DeadlineExceeded"], batcher.dropped)
+            min(
+                outcomes["answered"], outcomes["EngineFailure"], outcomes["DeadlineExceeded"], batcher.dropped
+            )
             > 5
         )
 
@@ -111,5 +113,12 @@ def test_the_promise_holds_under_thousands_of_random_cancellations_failures_and_
 
     count = asyncio.run(asyncio.wait_for(main(), 120))
     assert sum(outcomes.values()) == count  # one answer each
-    assert set(outcomes) <= {"answered", "gone", "EngineFailed", "Overloaded", "DeadlineExceeded", "Draining"}
+    assert set(outcomes) <= {
+        "answered",
+        "gone",
+        "EngineFailure",
+        "Overloaded",
+        "DeadlineExceeded",
+        "Draining",
+    }
     assert max(runs.values()) <= 2  # once, and once more alone

@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 
 from service.engine import Device
-from service.errors import BadImage, BadParameter, DeadlineExceeded, EngineFailed, Overloaded
+from service.errors import BadImage, BadParameter, DeadlineExceeded, EngineFailure, Overloaded
 from service.options import ClassifyOptions, ExplainOptions
 from service.predictor import Capacity, Predictor
 
@@ -235,7 +235,7 @@ def test_a_run_that_fails_once_costs_nobody_an_answer_and_opens_a_fresh_session(
 def test_an_engine_that_keeps_failing_is_answered_with_try_again_later(ask, jpeg: bytes) -> None:
     async def broken(p: Predictor):
         p._engine = Flaky(p._engine, failures=2)
-        with pytest.raises(EngineFailed):
+        with pytest.raises(EngineFailure):
             await p.classify(jpeg)
         return await p.classify(jpeg)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from service.api.tensors import DTYPES, InferenceResponse, OutputTensor, read_request, write_response
-from service.errors import EngineFailed, MalformedRequest
+from service.errors import EngineFailure, MalformedRequest
 
 
 def tensor(**members):
@@ -162,5 +162,5 @@ def test_raw_outputs_follow_the_json_in_order():
 
 
 def test_numbers_json_does_not_know_are_an_engine_failure_not_bad_json():
-    with pytest.raises(EngineFailed):
+    with pytest.raises(EngineFailure):
         write_response(response("a"), {"a": np.array([[1, np.nan]], np.float32)}, set())
