@@ -15,10 +15,10 @@ import os
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self, TypeVar
 
 import typer
 from rich.console import Console
@@ -26,11 +26,15 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
+from .dataplane import Call, DataPlane, OneModel
 from .errors import BadImage, PacaError
 from .files import write_text
-from .options import COLORMAPS, FORMATS, METHODS, ClassifyOptions, ExplainOptions
+from .methods import METHODS
+from .options import COLORMAPS, FORMATS, ClassifyOptions, ExplainOptions
+from .results import Classification, ExplainResult
 
 GROUP = "paca.commands"
+Result = TypeVar("Result", bound=Classification)
 
 
 # which extra brings a library that only some commands need
@@ -151,13 +155,11 @@ def classify(
     as_json: AsJson = False,
 ) -> None:
     """Classify pictures without a server."""
-    answers = _Answers(as_json)
-    try:
+    options = ClassifyOptions(top_k=top_k)
+    with _Results(as_json) as results:
         asyncio.run(
-            _ask(inputs, model, lambda p, data: p.classify(data, ClassifyOptions(top_k)), answers.add)
+            _each(inputs, model, lambda plane, data: plane.classify([data], options, Call()), results.add)
         )
-    finally:
-        answers.close()
 
 
 def explain(
@@ -181,9 +183,7 @@ def explain(
 ) -> None:
     """Explain pictures without a server: overlays and a self-contained HTML report each in the folder
     --out."""
-    from .report import render_report
-
-    asked = ExplainOptions(
+    options = ExplainOptions(
         top_k=top_k,
         targets=tuple(target or ()),
         contrast=contrast,
@@ -196,24 +196,14 @@ def explain(
     paths = list(_sources(inputs, []))
     names = dict(zip(paths, report_names(paths), strict=True))
     out.mkdir(parents=True, exist_ok=True)
-    answers = _Answers(as_json)
+    with _Results(as_json) as results:
 
-    def receive(path: str, answer: Any) -> None:
-        answers.add(path, answer)
-        if isinstance(answer, PacaError):
-            return
-        name = names[path]
-        write_text(out / f"{name}.html", render_report(answer, colormap=colormap))
-        for explanation in answer.explanations:
-            for kind, picture in explanation.images.items():
-                label = explanation.target.class_id if explanation.target else "all"
-                suffix = picture.mime.removeprefix("image/")
-                (out / f"{name}.{label}.{kind}.{suffix}").write_bytes(picture.data)
+        def receive(path: str, result: ExplainResult | PacaError) -> None:
+            results.add(path, result)
+            if not isinstance(result, PacaError):
+                _write_report(out, names[path], result, colormap)
 
-    try:
-        asyncio.run(_ask(inputs, model, lambda p, data: p.explain(data, asked), receive))
-    finally:
-        answers.close()
+        asyncio.run(_each(inputs, model, lambda plane, data: plane.explain([data], options, Call()), receive))
     if not as_json:
         _say(f"overlays and reports are in {out}")
 
@@ -435,14 +425,14 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-async def _ask(
+async def _each(
     inputs: Sequence[str],
     model: Path | None,
-    question: Callable[[Any, bytes], Any],
-    receive: Callable[[str, Any], None],
+    run: Callable[[DataPlane, bytes], Awaitable[list[Result | PacaError]]],
+    receive: Callable[[str, Result | PacaError], None],
 ) -> None:
-    """Puts each picture to the model, one after the other, and gives name and answer (or PacaError) to
-    `receive` at once: never more than one picture is held. Raises the last PacaError where none succeeded."""
+    """Runs one picture after the other and gives its name and result, or what was wrong with it, to `receive`
+    at once: never more than one picture is held."""
     from .folders import summary
     from .predictor import Predictor
 
@@ -452,68 +442,83 @@ async def _ask(
     if model is not None and not model.is_file():
         raise PacaError(f"{model} is not a file; make a model with `paca export`")
     predictor = Predictor.open(model)
-    failure: PacaError | None = None
-    succeeded = False
     try:
+        plane = DataPlane(OneModel(predictor))
         for name in itertools.chain([first], sources):
-            try:
-                answer = await question(predictor, _read(name))
-                succeeded = True
-            except PacaError as error:
-                answer, failure = error, PacaError(f"{name}: {error}")
-            receive(name, answer)
+            receive(name, await _one(plane, name, run))
     finally:
         await predictor.close()
         for line in summary(left_out):
             _say(f"left out: {line}")
-    if failure and not succeeded:
-        raise failure
 
 
-def _read(name: str) -> bytes:
+async def _one(
+    plane: DataPlane,
+    name: str,
+    run: Callable[[DataPlane, bytes], Awaitable[list[Result | PacaError]]],
+) -> Result | PacaError:
     try:
-        return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:
-        raise BadImage(f"cannot be read: {error.strerror}") from None
+        return BadImage(f"cannot be read: {error.strerror}")
+    [result] = await run(plane, data)
+    return result
+
+
+def _write_report(out: Path, stem: str, result: ExplainResult, colormap: str) -> None:
+    from .report import render_report
+
+    write_text(out / f"{stem}.html", render_report(result, colormap=colormap))
+    for explanation in result.explanations:
+        for kind, picture in explanation.images.items():
+            label = explanation.target.class_id if explanation.target else "all"
+            suffix = picture.mime.removeprefix("image/")
+            (out / f"{stem}.{label}.{kind}.{suffix}").write_bytes(picture.data)
 
 
 def _say(text: str) -> None:
     Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-class _Answers:
-    """What is printed of answers: JSON lines as they come, or one table at the end."""
+class _Results:
+    """Prints results: JSON lines as they come, or one table at the end. Leaving it raises the last PacaError
+    of a picture, so that the exit code says that one failed."""
 
     def __init__(self, as_json: bool) -> None:
         self._table = None if as_json else Table("picture", "class", "score", "then")
+        self._failure: PacaError | None = None
 
-    def add(self, name: str, answer: Any) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, _: object) -> None:
+        if self._table is not None and self._table.row_count:
+            Console().print(self._table)
+        if self._failure and error is None:
+            raise self._failure
+
+    def add(self, name: str, result: Classification | PacaError) -> None:
+        """Takes one picture's result."""
+        if isinstance(result, PacaError):
+            self._failure = PacaError(f"{name}: {result}")
         if self._table is None:
-            print(json.dumps(_values(name, answer)), flush=True)
-        elif isinstance(answer, PacaError):
-            self._table.add_row(escape(Path(name).name), "[red]failed[/red]", "", escape(str(answer)))
+            print(json.dumps(_values(name, result)), flush=True)
+        elif isinstance(result, PacaError):
+            self._table.add_row(escape(Path(name).name), "[red]failed[/red]", "", escape(str(result)))
         else:
-            first, *rest = answer.predictions
+            first, *rest = result.predictions
             then = ", ".join(f"{p.label} {p.score:.3f}" for p in rest[:3])
             self._table.add_row(
                 escape(Path(name).name), escape(first.label), f"{first.score:.3f}", escape(then)
             )
 
-    def close(self) -> None:
-        if self._table is not None:
-            Console().print(self._table)
 
-
-def _values(name: str, answer: Any) -> dict[str, Any]:
-    if isinstance(answer, PacaError):
-        return {"file": name, "error": str(answer)}
-    best = [
-        {"label": p.label, "class_id": p.class_id, "score": p.score, "logit": p.logit}
-        for p in answer.predictions
-    ]
+def _values(name: str, result: Classification | PacaError) -> dict[str, Any]:
+    if isinstance(result, PacaError):
+        return {"file": name, "error": str(result)}
     return {
         "file": name,
-        "model": answer.model,
-        "model_version": answer.model_version,
-        "predictions": best,
+        "model": result.model,
+        "model_version": result.model_version,
+        "predictions": [vars(prediction) for prediction in result.predictions],
     }

@@ -8,7 +8,8 @@ PacaError
 │   ├── BadImage              an accepted format that cannot be decoded
 │   ├── TooLarge              too many bytes, pixels or pictures; `limit` says which limit
 │   ├── BadParameter          a parameter with a value that is not allowed
-│   └── UnknownModel          no such model or version
+│   ├── UnknownModel          no such model or version
+│   └── ClientGone            the caller left: nobody reads the response
 ├── Unavailable             the server's state; the same request may succeed later, `retry_after` seconds from
                             now
 │   ├── Overloaded            the queue is full
@@ -53,6 +54,9 @@ class BadParameter(InvalidInput): ...
 
 
 class UnknownModel(InvalidInput): ...
+
+
+class ClientGone(InvalidInput): ...
 
 
 class Unavailable(PacaError):

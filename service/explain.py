@@ -6,25 +6,20 @@ nothing here runs a model or draws. docs/how-it-explains.md says for each method
 read as.
 
 Symbols: N patches of the last grid (h, w), C channels, K classes, M clusters of a stage with grid (H, W).
-`weights` (K,) is the question: the explained quantity is weights · logits, one-hot for a class, a difference
-for "why this and not that".
+`weights` (K,) say what is explained, weights · logits: one-hot for a class, a difference for "why this and
+not that".
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from .artifact import Head
 from .geometry import Fractions, bounds, largest_component, resample, smooth, spread
-from .results import Completeness, Heatmap, MethodInfo
-
-CAM = MethodInfo("cam", class_specific=True, complete=True, gradients=0)
-FOCUS = MethodInfo("focus", class_specific=True, complete=False, gradients=1)
-FINE = MethodInfo("fine", class_specific=True, complete=False, gradients=1)
-GROUPING = MethodInfo("grouping", class_specific=False, complete=False, gradients=0)
+from .results import Completeness
 
 
 @dataclass(frozen=True)
@@ -77,27 +72,6 @@ def completeness(cam: np.ndarray, head: Head, weights: np.ndarray, logits: np.nd
     total, weights = float(cam.sum(dtype=np.float64)), weights.astype(np.float64)
     bias, logit = float(weights @ head.bias), float(weights @ logits)
     return Completeness(total, bias, logit, total + bias - logit)
-
-
-def heatmap(
-    method: str, cam: np.ndarray, maps: Mapping[int, np.ndarray], tuning: Tuning = TUNING
-) -> tuple[Heatmap | None, MethodInfo]:
-    """The map of a method and what it is. cam: `contributions`; maps: stage → (H, W) gradient map of
-    `explain.onnx` for the same question.
-
-    Without gradient maps `focus` and `fine` fall back to `cam` and say so. `grouping` has no map for a class:
-    None.
-    """
-    if method == "grouping":
-        return None, GROUPING
-    if method == "cam":
-        return Heatmap(cam, signed=True, units="logit"), CAM
-    if not maps:
-        reason = f"this model comes without explain.onnx, which {method} needs; cam answers instead"
-        return Heatmap(cam, signed=True, units="logit"), replace(CAM, fallback=reason)
-    if method == "focus":
-        return Heatmap(focus(cam, maps, tuning), signed=False, units="relative"), FOCUS
-    return Heatmap(fine(cam, maps, tuning), signed=True, units="relative"), FINE
 
 
 def stage_maps(outputs: Mapping[str, np.ndarray]) -> dict[int, np.ndarray]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,14 +26,17 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
-from . import compose, images, repository
+from . import assemble, images, repository
 from .artifact import Manifest
+from .assemble import Photo, Scene
 from .batcher import Answer, Batcher
 from .engine import Device, Engine, GradientEngine, Outputs
 from .errors import BadArtifact, BadParameter, DeadlineExceeded
-from .explain import class_weights
+from .explain import class_weights, stage_maps
+from .methods import Evidence, Method, Probe
 from .options import MAX_TARGETS, ClassifyOptions, ExplainOptions
-from .results import Classification, ExplainResult, Explanation, ImageInfo, Timings
+from .plan import Plan, make_plan, offers
+from .results import Classification, ExplainResult, Explanation, Heatmap, ImageInfo, Timings
 
 log = logging.getLogger("paca.predictor")
 T = TypeVar("T")
@@ -165,50 +168,56 @@ class Predictor:
         or DeadlineExceeded."""
         options = options or ClassifyOptions()
         began = time.monotonic()
-        self.check_options(options)
-        read = await self._decode(data, max(self.manifest.preprocessing.size), deadline)
-        answer = await self.batcher.submit(Picture(read.tensor), deadline)
+        decoded = await self._decode(data, max(self.manifest.preprocessing.size), deadline)
+        run = await self.batcher.submit(Picture(decoded.tensor), deadline)
         return Classification(
             model=self.name,
             model_version=self.version,
-            image=read.info,
-            predictions=compose.predictions(answer.result.logits, self.manifest, options.top_k),
-            timings=_timings(began, read, answer),
-            warnings=read.warnings,
+            image=decoded.info,
+            predictions=assemble.predictions(run.result.logits, self.manifest, options.top_k),
+            timings=_timings(began, decoded, run),
+            warnings=decoded.warnings,
         )
+
+    def plan(self, options: ExplainOptions) -> Plan:
+        """Checks a request against this model, once for all its pictures; BadParameter says what is valid."""
+        return make_plan(options, self.manifest, self._gradients is not None)
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """What this model has of what methods of explaining need; see `methods`."""
+        return offers(self.manifest, self._gradients is not None)
 
     @_counted
     async def explain(
-        self, data: bytes, options: ExplainOptions | None = None, deadline: float | None = None
+        self, data: bytes, request: ExplainOptions | Plan | None = None, deadline: float | None = None
     ) -> ExplainResult:
-        """Predictions and explanations of one picture from one forward pass, plus one short gradient pass a
-        target where the method needs it."""
-        asked = self._plan(options or ExplainOptions())
-        o = asked.options
+        """Predictions and explanations of one picture from one forward pass, plus what the method needs: one
+        short gradient pass a target, or further runs. request: what is requested, or `plan` of it. Raises as
+        `classify` does."""
+        plan = request if isinstance(request, Plan) else self.plan(request or ExplainOptions())
         began = time.monotonic()
         side = max(self.manifest.preprocessing.size)
-        read = await self._decode(data, max(side, compose.longest_side(o.size, side)), deadline)
-        answer = await self.batcher.submit(Picture(read.tensor, asked.outputs), deadline)
-        logits, arrays = answer.result.logits, answer.result.arrays
-        pairs = compose.questions(asked, logits)
+        drawn = max(side, assemble.longest_side(plan.options.size, side))
+        decoded = await self._decode(data, drawn, deadline)
+        run = await self.batcher.submit(Picture(decoded.tensor, plan.outputs), deadline)
+        outputs = {"logits": run.result.logits, **run.result.arrays}
         started = time.monotonic()
-        maps: Sequence[dict[str, np.ndarray]] = [{} for _ in pairs]
-        if asked.gradients and self.gradient_batcher:
-            rows = [GradientInput(arrays["features"], class_weights(len(logits), *pair)) for pair in pairs]
-            maps = [
-                a.result for a in await gather(self.gradient_batcher.submit(row, deadline) for row in rows)
-            ]
+        pairs = plan.pairs(run.result.logits)
+        gradients = await self._gradient_maps(plan, outputs, pairs, deadline)
+        probed = [await self._probe(plan.method, decoded.tensor, outputs, pair, deadline) for pair in pairs]
         explained = time.monotonic()
-        parts = await self._in_thread(deadline, self._compose, asked, read, logits, arrays, pairs, maps)
+        targets = list(zip(pairs, gradients, probed, strict=True))
+        parts = await self._in_thread(deadline, self._assemble, plan, decoded, outputs, targets)
         return ExplainResult(
             model=self.name,
             model_version=self.version,
-            image=read.info,
-            predictions=compose.predictions(logits, self.manifest, o.top_k),
+            image=decoded.info,
+            predictions=assemble.predictions(run.result.logits, self.manifest, plan.options.top_k),
             timings=_timings(
-                began, read, answer, explain=explained - started, render=time.monotonic() - explained
+                began, decoded, run, explain=explained - started, render=time.monotonic() - explained
             ),
-            warnings=read.warnings,
+            warnings=decoded.warnings,
             explanations=tuple(parts),
         )
 
@@ -228,24 +237,15 @@ class Predictor:
         if unknown := [name for name in names if name not in known]:
             raise BadParameter(f"there is no output {unknown[0][:60]!r}; the model has: {', '.join(known)}")
         self._check_tensor(batch)
-        wanted = tuple(name for name in names if name != "logits")
-        answers = await gather(self.batcher.submit(Picture(row, wanted), deadline) for row in batch)
-        rows = [{"logits": a.result.logits, **a.result.arrays} for a in answers]
+        arrays = tuple(name for name in names if name != "logits")
+        runs = await gather(self.batcher.submit(Picture(row, arrays), deadline) for row in batch)
+        rows = [{"logits": run.result.logits, **run.result.arrays} for run in runs]
         return {name: np.stack([row[name] for row in rows]) for name in names}
 
     @property
     def outputs(self) -> dict[str, list[int | str | None]]:
         """Every output of the graph with its shape."""
         return self._engine.outputs
-
-    def check_options(self, options: ClassifyOptions) -> None:
-        """BadParameter, with the valid values, where this model cannot do what is asked."""
-        if not 1 <= options.top_k <= 1000:
-            raise BadParameter(
-                f"top_k must be between 1 and 1000, not {options.top_k}", limit="top_k", value=1000
-            )
-        if isinstance(options, ExplainOptions):
-            self._plan(options)
 
     async def close(self) -> None:
         """Lets the calls that are under way finish, all their steps, then frees threads and sessions. Nobody
@@ -258,9 +258,6 @@ class Predictor:
         self._engine.close()
         if self._gradients:
             self._gradients.close()
-
-    def _plan(self, options: ExplainOptions) -> compose.Plan:
-        return compose.plan(options, self.manifest, self._gradients is not None)
 
     def _check_tensor(self, batch: np.ndarray) -> None:
         height, width = self.manifest.preprocessing.size
@@ -284,25 +281,24 @@ class Predictor:
             )
         return await asyncio.get_running_loop().run_in_executor(self._workers, partial(function, *args))
 
-    async def _decode(self, data: bytes, reduce_to: int, deadline: float | None) -> _Read:
+    async def _decode(self, data: bytes, reduce_to: int, deadline: float | None) -> _Decoded:
         return await self._decoding.run(
             data, self._limits, partial(self._prepare, reduce_to=reduce_to), deadline
         )
 
-    def _prepare(self, source: images.Source, reduce_to: int) -> _Read:
+    def _prepare(self, source: images.Source, reduce_to: int) -> _Decoded:
         began = time.monotonic()
         seen = images.prepare(source, self.manifest.preprocessing)
         tensor, decoded = seen.pixels, seen.decoded
-        # to draw on, more is needed; the network's input stays that of every request
-        if (
-            reduce_to > images.needed_side(self.manifest.preprocessing)
-            and decoded.rgb.shape[1] < decoded.width
-        ):
+        needed = images.needed_side(self.manifest.preprocessing)
+        if reduce_to > needed and decoded.rgb.shape[1] < decoded.width:
+            # To draw on, more is needed; the network's input stays that of every request.
             decoded = images.decode_source(source, reduce_to)
         if self.manifest.input == "float32":
             tensor = self.manifest.preprocessing.to_float(tensor[None])[0]
         info = ImageInfo(decoded.width, decoded.height, decoded.format)
-        return _Read(decoded.rgb, tensor, seen.placement, info, decoded.warnings, time.monotonic() - began)
+        photo = Photo(decoded.rgb, seen.placement.box, info)
+        return _Decoded(photo, tensor, decoded.warnings, time.monotonic() - began)
 
     def _run(self, pictures: list[Picture]) -> list[Outputs]:
         names = tuple(dict.fromkeys(name for picture in pictures for name in picture.names))
@@ -324,33 +320,64 @@ class Predictor:
             raise  # the batcher runs each picture once more, alone
         return [out.row(i) for i in range(len(pictures))]
 
-    def _compose(
+    async def _gradient_maps(
         self,
-        asked: compose.Plan,
-        read: _Read,
-        logits: np.ndarray,
-        arrays: dict[str, np.ndarray],
-        pairs: list[tuple[int, int | None]],
-        maps: Sequence[dict[str, np.ndarray]],
+        plan: Plan,
+        outputs: Mapping[str, np.ndarray],
+        pairs: Sequence[tuple[int, int | None]],
+        deadline: float | None,
+    ) -> list[dict[str, np.ndarray]]:
+        """The outputs of explain.onnx for each (target, contrast); empty where the plan needs none."""
+        if not (plan.gradients and self.gradient_batcher):
+            return [{} for _ in pairs]
+        classes = len(outputs["logits"])
+        inputs = [GradientInput(outputs["features"], class_weights(classes, *pair)) for pair in pairs]
+        runs = await gather(self.gradient_batcher.submit(row, deadline) for row in inputs)
+        return [run.result for run in runs]
+
+    async def _probe(
+        self,
+        method: Method,
+        tensor: np.ndarray,
+        outputs: Mapping[str, np.ndarray],
+        pair: tuple[int, int | None],
+        deadline: float | None,
+    ) -> Heatmap | None:
+        """The map of a method that needs further runs, None for any other. It never fills the queue: as many
+        pictures as can run at once are submitted, then the next."""
+        if method.probe is None:
+            return None
+        logits = outputs["logits"]
+        weights = class_weights(len(logits), *pair)
+        probe = method.probe(Evidence(weights=weights, logits=logits, tensor=tensor))
+        at_once = self.capacity.instances * self.capacity.max_batch
+        answers: np.ndarray | None = None
+        while True:
+            step = await self._in_thread(deadline, _next_step, probe, answers)
+            if isinstance(step, Heatmap):
+                return step
+            rows: list[np.ndarray] = []
+            for start in range(0, len(step), at_once):
+                few = step[start : start + at_once]
+                runs = await gather(self.batcher.submit(Picture(row), deadline) for row in few)
+                rows += [run.result.logits for run in runs]
+            answers = np.stack(rows)
+
+    def _assemble(
+        self, plan: Plan, decoded: _Decoded, outputs: Mapping[str, np.ndarray], targets: Sequence[_Target]
     ) -> list[Explanation]:
-        window = read.placement.box
-        drawing = compose.canvas(asked, read.rgb, window, read.info, max(self.manifest.preprocessing.size))
-        return [
-            compose.explanation(
-                asked,
-                self.manifest,
-                self._engine.head,
-                target,
-                against,
-                logits,
-                arrays,
-                found,
-                drawing,
-                window,
-                read.info,
-            )
-            for (target, against), found in zip(pairs, maps, strict=True)
-        ]
+        scene = Scene(plan, self.manifest, self._engine.head, decoded.photo, outputs)
+        explanations = []
+        for (class_id, contrast), gradients, heatmap in targets:
+            weights = class_weights(len(scene.logits), class_id, contrast)
+            cam = scene.contributions(weights)
+            if plan.method.heatmap:
+                heatmap = plan.method.heatmap(
+                    Evidence(cam, stage_maps(gradients), weights, scene.logits, decoded.tensor)
+                )
+            target = assemble.Target(class_id, contrast, cam, gradients, heatmap)
+            explanations.append(assemble.explanation(scene, target))
+        return explanations
 
     def _warm_up(self) -> None:
         """Runs every batch size once at its largest, so that the first request does not pay for memory and
@@ -375,32 +402,46 @@ async def gather(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     return [task.result() for task in tasks]
 
 
-@dataclass(frozen=True)
-class _Read:
-    """A decoded and preprocessed picture. rgb: upright, possibly decoded smaller; seconds: what it took."""
+_Target = tuple[tuple[int, int | None], dict[str, np.ndarray], Heatmap | None]  # pair, gradients, probed map
 
-    rgb: np.ndarray
+
+@dataclass(frozen=True)
+class _Decoded:
+    """A decoded and preprocessed picture. seconds: what it took."""
+
+    photo: Photo
     tensor: np.ndarray
-    placement: images.Placement
-    info: ImageInfo
     warnings: tuple[str, ...]
     seconds: float
 
+    @property
+    def info(self) -> ImageInfo:
+        return self.photo.info
 
-def _run_gradients(engine: GradientEngine, questions: list[GradientInput]) -> list[dict[str, np.ndarray]]:
-    out = engine.run(np.stack([q.features for q in questions]), np.stack([q.weights for q in questions]))
-    return [{name: values[i] for name, values in out.items()} for i in range(len(questions))]
+
+def _next_step(probe: Probe, logits: np.ndarray | None) -> np.ndarray | Heatmap:
+    """The next pictures that a probing method wants run, or its map."""
+    try:
+        return next(probe) if logits is None else probe.send(logits)
+    except StopIteration as done:
+        heatmap: Heatmap = done.value
+        return heatmap
+
+
+def _run_gradients(engine: GradientEngine, inputs: list[GradientInput]) -> list[dict[str, np.ndarray]]:
+    out = engine.run(np.stack([row.features for row in inputs]), np.stack([row.weights for row in inputs]))
+    return [{name: values[i] for name, values in out.items()} for i in range(len(inputs))]
 
 
 def _timings(
-    began: float, read: _Read, answer: Answer[Outputs], explain: float = 0.0, render: float = 0.0
+    began: float, decoded: _Decoded, run: Answer[Outputs], explain: float = 0.0, render: float = 0.0
 ) -> Timings:
     return Timings(
-        decode=1000 * read.seconds,
-        queue=answer.queue_ms,
-        inference=answer.inference_ms,
+        decode=1000 * decoded.seconds,
+        queue=run.queue_ms,
+        inference=run.inference_ms,
         total=1000 * (time.monotonic() - began),
         explain=1000 * explain,
         render=1000 * render,
-        batch_size=answer.batch_size,
+        batch_size=run.batch_size,
     )

@@ -14,22 +14,9 @@ from html import escape
 import numpy as np
 
 from .colours import CLUSTERS, DIVERGING, SEQUENTIAL, css_gradient
+from .methods import METHODS
 from .results import Cluster, ExplainResult, Explanation, Heatmap, Picture, Prediction, TargetInfo
 
-NOTES = {
-    "cam": "Each number is what one patch of the last grid adds to the logit; together with the bias they "
-    "are the logit, exactly. It says what the model "
-    "read there, but patches near the end of the network have seen the whole picture, so evidence can sit "
-    "beside the thing it stands for.",
-    "focus": "Where the last stage sees evidence for the class, times where the gradients of earlier stages "
-    "hold it. It shows places, not amounts: "
-    "the numbers have no unit and do not add up to the logit.",
-    "fine": "The contributions of the last stage and the gradient maps of earlier ones, brought to one scale "
-    "and added. It ranks single patches best and "
-    "looks grainy. The numbers have no unit; blue places speak against the class.",
-    "grouping": "What the model groups together before it decides. It does not depend on any class and is no "
-    "reason for the prediction.",
-}
 CAPTIONS = {
     "overlay": "the photo with the map laid over it",
     "heatmap": "the map alone",
@@ -137,8 +124,8 @@ def _explanation(explanation: Explanation, colormap: str) -> str:
     )
     return "".join(
         [
-            f"<section><h2>{_question(explanation)}</h2><p>Method <b>{escape(method.name)}</b>: "
-            f"{', '.join(facts)}. {NOTES.get(method.name, '')}</p>",
+            f"<section><h2>{_heading(explanation)}</h2><p>Method <b>{escape(method.name)}</b>: "
+            f"{', '.join(facts)}. {METHODS[method.name].note}</p>",
             f'<p class="warning">{escape(method.fallback)}</p>' if method.fallback else "",
             _account(explanation),
             '<div class="row">'
@@ -151,9 +138,9 @@ def _explanation(explanation: Explanation, colormap: str) -> str:
     )
 
 
-def _question(explanation: Explanation) -> str:
+def _heading(explanation: Explanation) -> str:
     if explanation.target is None or not explanation.method.class_specific:
-        return "What the model groups together"
+        return METHODS[explanation.method.name].title
     against = f", and not {_name(explanation.contrast)}" if explanation.contrast else ""
     return f"Why {_name(explanation.target)}{against}?"
 

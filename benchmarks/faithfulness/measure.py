@@ -12,6 +12,7 @@ import numpy as np
 
 from service import explain
 from service.geometry import resample
+from service.methods import METHODS, Evidence
 
 from . import metrics
 from .baselines import Reference, blind
@@ -221,7 +222,7 @@ def costs(
             if "features" in names:
                 maps = served.gradients.run(out.arrays["features"][None], weights[None])
                 found = explain.stage_maps({name: values[0] for name, values in maps.items()})
-            return explain.heatmap(method, cam, found)
+            return METHODS[method].heatmap(Evidence(cam, found))
 
         return answer
 

@@ -14,6 +14,7 @@ import numpy as np
 from service import explain
 from service.artifact import Head
 from service.engine import Device, Engine, GradientEngine
+from service.methods import METHODS, Evidence
 
 Maps = dict[str, np.ndarray]  # row of the table → (H, W) relevance, finer or coarser as the method gives it
 GradientMaps = Callable[[np.ndarray], dict[int, np.ndarray]]  # question (K,) → stage → (H_s, W_s)
@@ -94,6 +95,6 @@ def shown(grid: tuple[int, int], head: Head, seen: Seen, target: int, gradient_m
 
 
 def _values(method: str, cam: np.ndarray, found: dict[int, np.ndarray]) -> np.ndarray:
-    heat, _ = explain.heatmap(method, cam, found)
+    heat = METHODS[method].heatmap(Evidence(cam, found))
     assert heat is not None
     return heat.values

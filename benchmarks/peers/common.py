@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from service import images
-from service.compose import predictions
+from service.assemble import predictions
 from service.engine import Device, Engine
 
 LIMITS = images.Limits()

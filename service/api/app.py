@@ -13,11 +13,11 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from .. import __version__
+from ..dataplane import DataPlane
 from ..registry import Registry
 from ..settings import Settings
 from ..wiring import build_registry
 from . import oip, openapi, ops, pages, problems, routes
-from .admission import Admission
 from .keys import ApiKeys
 from .metrics import Metrics
 from .middleware import RequestMiddleware
@@ -61,7 +61,8 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
         redoc_url=None,
         openapi_url="/openapi.json" if settings.docs else None,
     )
-    app.state.paca = State(settings, registry, metrics, Admission(), spans)
+    plane = DataPlane(registry, max_images=settings.max_images, observe=metrics.picture)
+    app.state.paca = State(settings, registry, metrics, plane, spans)
     problems.install(app)
     openapi.install(app, (InferenceRequest,))
     for part in (routes, oip, ops):

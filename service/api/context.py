@@ -6,12 +6,12 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from ..results import Timings
+from ..dataplane import Call
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _TRACEPARENT = re.compile(
@@ -19,10 +19,10 @@ _TRACEPARENT = re.compile(
 )
 
 
-@dataclass
-class Context:
-    """One request. started: `time.monotonic()` seconds. model: name and version that answered. error: why it
-    was refused, if so."""
+@dataclass(kw_only=True)
+class Context(Call):
+    """One request and its `Call` of the data plane. started: `time.monotonic()` seconds. error: why it was
+    refused, if so."""
 
     request_id: str
     trace_id: str | None
@@ -30,9 +30,6 @@ class Context:
     status: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
-    model: str | None = None
-    pictures: int = 0
-    timings: list[Timings] = field(default_factory=list)
     error: Exception | None = None
 
     @classmethod
@@ -41,9 +38,9 @@ class Context:
         given = headers.get("x-request-id", "")
         trace = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
         return cls(
-            given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16),
-            trace and trace[1],
-            time.monotonic(),
+            request_id=given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16),
+            trace_id=trace and trace[1],
+            started=time.monotonic(),
         )
 
     @property

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from ..errors import Draining, NotReady
+from ..methods import METHODS, available
 from ..predictor import Predictor
 from ..registry import ModelStatus
 from . import openapi
@@ -42,6 +43,19 @@ class Stage(BaseModel):
     )
 
 
+class MethodDetail(BaseModel):
+    """A way of explaining, for people."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    name: str = Field(description="What `method=` takes.", examples=["cam"])
+    label: str = Field(description="Its name on the page.", examples=["CAM"])
+    title: str = Field(description="What it shows.", examples=["What each patch adds"])
+    note: str = Field(
+        description="How to read it.", examples=["Each number is what one patch adds to the logit."]
+    )
+
+
 class ModelInfo(BaseModel):
     name: str = Field(description="What `?model=` takes.", examples=["imagenette"])
     version: str = Field(description="The version described here: the newest.", examples=["1"])
@@ -55,8 +69,9 @@ class ModelInfo(BaseModel):
     stages: list[Stage]
     methods: list[str] = Field(
         description="Ways of explaining that this model offers, the default first.",
-        examples=[["focus", "cam", "fine", "grouping"]],
+        examples=[list(METHODS)],
     )
+    method_details: list[MethodDetail] = Field(description="The same, for people, in the same order.")
     parameters: int = Field(description="Number of weights.", examples=[1_000_000])
     labels: list[str] = Field(
         description="Class names; the position is the class id.", examples=[["tench", "golf ball"]]
@@ -115,7 +130,7 @@ async def metrics(request: Request) -> Response:
 
 def describe(status: ModelStatus, default: str | None) -> ModelInfo:
     predictor: Predictor = status.predictor
-    m = predictor.manifest
+    m, methods = predictor.manifest, available(predictor.offers)
     return ModelInfo(
         name=status.name,
         version=predictor.version,
@@ -132,7 +147,8 @@ def describe(status: ModelStatus, default: str | None) -> ModelInfo:
             resize=m.preprocessing.resize,
         ),
         stages=[Stage(stage=s.stage, grid=s.grid, clusters=s.clusters) for s in m.stages],
-        methods=["focus", "cam", "fine", "grouping"] if m.explain else ["cam", "grouping"],
+        methods=[method.name for method in methods],
+        method_details=[MethodDetail.model_validate(method) for method in methods],
         parameters=m.parameters,
         labels=list(m.labels),
         accuracy=m.accuracy,

@@ -39,10 +39,6 @@ class Unauthorized(InvalidInput): ...
 class SlowUpload(InvalidInput): ...
 
 
-class ClientGone(InvalidInput):
-    """The caller hung up: nobody reads the answer, the log and the metrics say 499."""
-
-
 class HeadersTooLarge(InvalidInput): ...
 
 
@@ -63,7 +59,7 @@ STATUS: dict[type[PacaError], tuple[int, str]] = {
     errors.BadImage: (422, "Image cannot be decoded"),
     errors.BadParameter: (422, "Bad parameter"),
     HeadersTooLarge: (431, "Headers too large"),
-    ClientGone: (499, "Client closed the connection"),
+    errors.ClientGone: (499, "Client closed the connection"),
     errors.Overloaded: (503, "Overloaded"),
     errors.Draining: (503, "Shutting down"),
     errors.NotReady: (503, "Not ready"),

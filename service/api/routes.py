@@ -1,164 +1,133 @@
-"""POST /classify and POST /explain: read the upload, ask the predictor for each picture, shape the answer."""
+"""POST /classify and POST /explain: read the upload, call the data plane, shape what comes back."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 from fastapi import APIRouter, Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 
-from ..errors import PacaError, Unavailable
-from ..predictor import Predictor, gather
+from ..errors import PacaError
+from ..options import ClassifyOptions, ExplainOptions
 from ..report import render_report
 from ..results import Classification, ExplainResult
 from . import openapi, schemas
-from .admission import run_until_deadline
-from .context import Context, context
+from .context import context
 from .negotiate import choose
-from .parameters import ClassifyParameters, ExplainParameters, Parameters, parse, parse_query
+from .parameters import Options, parse, parse_query
 from .problems import NotAcceptable, problem
 from .schemas import Problem, Wire
-from .state import State, state
-from .uploads import Upload, read_body, unpack
+from .serialise import in_pieces, off_loop, text_pieces
+from .state import state
+from .uploads import Upload, disconnected, read_body, unpack
 
 router = APIRouter()
 JSON = "application/json"
 HTML = "text/html"
 REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-FORMATS = {"image/webp": "webp", "image/png": "png", "image/jpeg": "jpeg"}
+PICTURES = {"image/webp": "webp", "image/png": "png", "image/jpeg": "jpeg"}
 Result = TypeVar("Result", bound=Classification)
 
 
-@router.post(
-    "/classify", **openapi.job(ClassifyParameters, schemas.ClassifyResponse, schemas.SeveralClassified)
-)
+@router.post("/classify", **openapi.job(ClassifyOptions, schemas.ClassifyResponse, schemas.SeveralClassified))
 async def classify(request: Request) -> Response:
     """The most probable classes of one or more photos."""
-    edge = context(request.scope)
     choose(request.headers.get("accept"), (JSON,))
-    upload, parameters, predictor = await _asked(request, ClassifyParameters)
-    options = parameters.options(predictor.manifest.labels)
-    predictor.check_options(options)
-    answers = await _work(
-        request, upload, predictor, lambda data, deadline: predictor.classify(data, options, deadline)
-    )
-    return _json(edge, upload, answers, schemas.classified)
+    upload, options = await _read(request, ClassifyOptions)
+    results = await state(request.app).plane.classify(upload.pictures, options, context(request.scope))
+    pieces = _json(request, upload, results, schemas.classified)
+    return Response(b"".join(pieces), media_type=JSON)  # at most 16 pictures with 1,000 short lines each
 
 
 @router.post(
     "/explain",
-    **openapi.job(ExplainParameters, schemas.ExplainResponse, schemas.SeveralExplained, (HTML, *FORMATS)),
+    **openapi.job(ExplainOptions, schemas.ExplainResponse, schemas.SeveralExplained, (HTML, *PICTURES)),
 )
 async def explain(request: Request) -> Response:
     """Predictions, and why: heatmaps, masks and clusters with their share of the evidence."""
-    edge = context(request.scope)
     accept = request.headers.get("accept")
-    choose(accept, (JSON, HTML, *FORMATS))
-    upload, parameters, predictor = await _asked(request, ExplainParameters)
-    given = parameters.model_fields_set
-    media = choose(
-        accept,
-        (JSON, HTML, *(m for m, f in FORMATS.items() if f == parameters.format or "format" not in given)),
-    )
+    choose(accept, (JSON, HTML, *PICTURES))
+    upload, options = await _read(request, ExplainOptions)
+    media = choose(accept, (JSON, HTML, *_picture_types(options)))
     if upload.several and media != JSON:
         raise NotAcceptable(
             "several pictures are answered as JSON only; send one, or accept application/json"
         )
-    if media in FORMATS:
-        wishes = {"format": FORMATS[media]} | ({} if "render" in given else {"render": ["overlay"]})
-        parameters = parameters.model_copy(update=wishes)
-    options = parameters.options(predictor.manifest.labels)
-    predictor.check_options(options)
-    answers = await _work(
-        request, upload, predictor, lambda data, deadline: predictor.explain(data, options, deadline)
-    )
-    if media in FORMATS:
-        return _picture(_single(answers))
+    if media in PICTURES:
+        render = options.render if "render" in options.model_fields_set else ("overlay",)
+        options = options.model_copy(update={"format": PICTURES[media], "render": render})
+    results = await state(request.app).plane.explain(upload.pictures, options, context(request.scope))
+    if media in PICTURES:
+        return _picture(_single(results))
     if media == HTML:
-        return HTMLResponse(
-            render_report(_single(answers)), headers={"Content-Security-Policy": REPORT_POLICY}
-        )
-    return _json(edge, upload, answers, lambda result, name: schemas.explained(result, name, options.arrays))
+        page = _report(_single(results), options.colormap)
+        return await in_pieces(page, HTML, {"Content-Security-Policy": REPORT_POLICY})
+    shape = partial(schemas.explained, arrays=options.arrays)
+    return await in_pieces(_json(request, upload, results, shape), JSON)
 
 
-async def _asked(request: Request, kind: type[Parameters]) -> tuple[Upload, Parameters, Predictor]:
+def _picture_types(options: ExplainOptions) -> list[str]:
+    """The media types of pictures that the request leaves open."""
+    is_open = "format" not in options.model_fields_set
+    return [media for media, name in PICTURES.items() if is_open or name == options.format]
+
+
+async def _read(request: Request, kind: type[Options]) -> tuple[Upload, Options]:
     """What the request holds. Refuses what can be refused before a byte of the body is read."""
-    app = state(request.app)
+    app, call = state(request.app), context(request.scope)
     query = parse_query(request.scope["query_string"])
-    app.admission.check(_model(app, query.get("model", [None])[0]).capacity.admitted)
+    app.plane.select(query.get("model", [None])[0])
     body = await read_body(request.headers, request.receive, app.max_body)
-    context(request.scope).bytes_in = len(body)
-    upload = unpack(body, request.headers.get("content-type", ""), app.settings.max_images)
-    parameters = parse(kind, query, upload.texts, values=upload.values)
-    return upload, parameters, _model(app, parameters.model)
+    call.bytes_in = len(body)
+    content_type, most = request.headers.get("content-type", ""), app.settings.max_images
+    upload = await off_loop(len(body), unpack, body, content_type, most)
+    options = parse(kind, query, upload.texts, values=upload.values)
+    call.deadline = time.monotonic() + app.settings.deadline_ms / 1000
+    call.gone = lambda: disconnected(request.receive)
+    return upload, options
 
 
-def _model(app: State, wanted: str | None) -> Predictor:
-    name, _, version = (wanted or "").partition(":")
-    return app.registry.get(name or None, version or None)
-
-
-async def _work(
-    request: Request, upload: Upload, predictor: Predictor, ask: Callable[[bytes, float], Awaitable[Result]]
-) -> list[Result | PacaError]:
-    """One answer or error for each picture, in order, worked on side by side."""
-    app, edge = state(request.app), context(request.scope)
-    deadline = time.monotonic() + app.settings.deadline_ms / 1000
-    edge.model, edge.pictures = f"{predictor.name}:{predictor.version}", len(upload.pictures)
-
-    async def answer(picture: bytes | PacaError) -> Result | PacaError:
-        if isinstance(picture, PacaError):
-            return picture
-        try:
-            return await ask(picture, deadline)
-        except PacaError as error:
-            return error
-
-    async def answer_all() -> list[Result | PacaError]:
-        if len(upload.pictures) == 1:
-            return [await answer(upload.pictures[0])]
-        return await gather(map(answer, upload.pictures))
-
-    async with app.admission.work(predictor.capacity.admitted, len(upload.pictures)):
-        answers = await run_until_deadline(answer_all(), request.receive, deadline)
-    for result in answers:
-        if not isinstance(result, PacaError):
-            edge.timings.append(result.timings)
-            app.metrics.picture(predictor.name, result.timings)
-    if len(answers) > 1 and all(isinstance(result, Unavailable) for result in answers):
-        _single(answers)  # nothing was done: the request as a whole may be sent again
-    return answers
-
-
-def _single(answers: list[Result | PacaError]) -> Result:
-    if isinstance(answers[0], PacaError):
-        raise answers[0]
-    return answers[0]
+def _single(results: Sequence[Result | PacaError]) -> Result:
+    if isinstance(results[0], PacaError):
+        raise results[0]
+    return results[0]
 
 
 def _json(
-    edge: Context, upload: Upload, answers: list[Result | PacaError], shape: Callable[[Result, str], Wire]
-) -> Response:
+    request: Request,
+    upload: Upload,
+    results: Sequence[Result | PacaError],
+    shape: Callable[[Result, str], Wire],
+) -> Iterator[bytes]:
+    """One picture's response, or `results` with a response or a problem for each, in order."""
+    request_id = context(request.scope).request_id
     if not upload.several:
-        return Response(shape(_single(answers), edge.request_id).to_json(), media_type=JSON)
-    items = []
-    for i, result in enumerate(answers):
-        name = f"{edge.request_id}-{i}"
-        items.append(
-            Problem(**problem(result, name)).model_dump_json().encode()
-            if isinstance(result, PacaError)
-            else shape(result, name).to_json()
-        )
-    return Response(b'{"results":[' + b",".join(items) + b"]}", media_type=JSON)
+        yield shape(_single(results), request_id).to_json()
+        return
+    yield b'{"results":['
+    for i, result in enumerate(results):
+        name = f"{request_id}-{i}"
+        if isinstance(result, PacaError):
+            item = Problem(**problem(result, name)).model_dump_json().encode()
+        else:
+            item = shape(result, name).to_json()
+        yield (b"," if i else b"") + item
+    yield b"]}"
+
+
+def _report(result: ExplainResult, colormap: str) -> Iterator[bytes]:
+    yield from text_pieces(render_report(result, colormap=colormap))
 
 
 def _picture(result: ExplainResult) -> Response:
     """The first picture of the first explanation."""
     for explanation in result.explanations:
-        for found in (*explanation.images.values(), *(c.overlay for c in explanation.clusters if c.overlay)):
-            return Response(found.data, media_type=found.mime)
+        overlays = (cluster.overlay for cluster in explanation.clusters if cluster.overlay)
+        for picture in (*explanation.images.values(), *overlays):
+            return Response(picture.data, media_type=picture.mime)
     raise NotAcceptable(
         "this explanation has no picture to answer with; ask for one with `render`, or accept "
         "application/json"

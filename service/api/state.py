@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from fastapi import FastAPI
 
+from ..dataplane import DataPlane
 from ..registry import Registry
 from ..settings import Settings
-from .admission import Admission
 from .metrics import Metrics
 from .tracing import Tracing
 
@@ -20,7 +20,7 @@ class State:
     settings: Settings
     registry: Registry
     metrics: Metrics
-    admission: Admission
+    plane: DataPlane
     tracing: Tracing | None
     failure: Exception | None = None
 

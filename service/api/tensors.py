@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..dataplane import InferResult
 from ..errors import EngineFailure, MalformedRequest
+from .serialise import join, numbers
 from .uploads import load_json
 
 DTYPES = {
@@ -28,7 +30,9 @@ DTYPES = {
     },
     **{f"FP{bits}": np.dtype(f"<f{bits // 8}") for bits in (16, 32, 64)},
 }
-MAX_JSON_VALUES = 2_000_000
+MAX_JSON_VALUES = 2_000_000  # of a request
+MAX_JSON_BYTES = 64 << 20  # of a response
+BYTES_A_VALUE = 20  # of float32 as JSON writes it, its comma included
 Values = dict[str, str | bool | int | float]
 
 
@@ -59,6 +63,14 @@ class RequestedOutput(Part):
         description="`binary_data`: answer as raw bytes; `classification`: the k best as `value:index:label` "
         "texts.",
     )
+
+    @property
+    def best(self) -> int | None:
+        """The parameter `classification`: MalformedRequest where it is no number."""
+        value = self.parameters.get("classification")
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            raise MalformedRequest("`classification` is how many classes to answer, a whole number from 1")
+        return value
 
 
 class InferenceRequest(Part):
@@ -216,25 +228,71 @@ def _fitting(tensor: InputTensor, items: list[bytes]) -> list[bytes]:
     return items
 
 
+def binary_outputs(request: InferenceRequest, outputs: list[RequestedOutput]) -> set[str]:
+    """The names of the outputs that go as raw bytes."""
+    everything = request.parameters.get("binary_data_output") is True
+    return {output.name for output in outputs if output.parameters.get("binary_data", everything) is True}
+
+
+def check_json_size(pictures: int, shapes: list[list[int | str | None]]) -> None:
+    """MalformedRequest where these outputs of so many pictures are larger as JSON than a response may be.
+    shapes: of each output, the batch first; a size that is not known before the run counts as 1."""
+    values = pictures * sum(math.prod(n for n in shape[1:] if isinstance(n, int)) for shape in shapes)
+    if values * BYTES_A_VALUE > MAX_JSON_BYTES:
+        raise _too_much_json(values * BYTES_A_VALUE)
+
+
+def _too_much_json(size: int) -> MalformedRequest:
+    return MalformedRequest(
+        f"the response would be {size / 2**20:.0f} MiB of JSON, at most {MAX_JSON_BYTES >> 20} are given; "
+        "name "
+        "the outputs that you need, or ask for binary data (binary_data_output)",
+        limit="max_json_bytes",
+        value=MAX_JSON_BYTES,
+    )
+
+
 def write_response(
-    response: InferenceResponse, arrays: dict[str, np.ndarray | list[bytes]], binary: set[str]
-) -> tuple[bytes, int | None]:
-    """(body, length of its JSON part if raw tensors follow). arrays: the values of `response.outputs`, which
-    still lack them; binary: which go raw."""
-    raw = []
-    for output in response.outputs:
-        values = arrays[output.name]
-        if output.name in binary:
+    name: str, request_id: str | None, result: InferResult, binary: set[str]
+) -> tuple[list[bytes], int | None]:
+    """(body in pieces, length of its JSON part if raw tensors follow). name: the model as the caller named
+    it; binary: the outputs that go raw. EngineFailure where a number is not finite and has no JSON form."""
+    raw: list[bytes] = []
+    head = [_opening(name, request_id, result)]
+    for i, (output, values) in enumerate(result.outputs.items()):
+        is_text = isinstance(values, list)
+        tensor = OutputTensor(
+            name=output,
+            shape=[result.pictures, len(values) // result.pictures] if is_text else list(np.shape(values)),
+            datatype="BYTES" if is_text else "FP32",
+        )
+        if output in binary:
             raw.append(_to_bytes(values))
-            output.parameters = {"binary_data_size": len(raw[-1])}
+            tensor.parameters = {"binary_data_size": len(raw[-1])}
         elif isinstance(values, list):
-            output.data = [item.decode() for item in values]
-        elif not np.isfinite(values).all():
-            raise EngineFailure(f"the output {output.name!r} holds values that are not finite numbers")
-        else:
-            output.data = values.ravel().tolist()
-    head = response.__pydantic_serializer__.to_json(response, exclude_none=True)
-    return (head + b"".join(raw), len(head)) if binary else (head, None)
+            tensor.data = [item.decode() for item in values]
+        text = tensor.__pydantic_serializer__.to_json(tensor, exclude_none=True)
+        head.append(b"," if i else b"")
+        if output in binary or isinstance(values, list):
+            head.append(text)
+            continue
+        if not np.isfinite(values).all():
+            raise EngineFailure(f"the output {output!r} holds values that are not finite numbers")
+        head += [text[:-1], b',"data":', *numbers(values), b"}"]
+        if sum(map(len, head)) > MAX_JSON_BYTES:
+            raise _too_much_json(sum(map(len, head)))
+    head.append(b"]}")
+    if not binary:
+        return join(head), None
+    text = b"".join(head)
+    return [text, *raw], len(text)
+
+
+def _opening(name: str, request_id: str | None, result: InferResult) -> bytes:
+    """The response up to its outputs."""
+    response = InferenceResponse(model_name=name, model_version=result.version, id=request_id, outputs=[])
+    text: bytes = response.__pydantic_serializer__.to_json(response, exclude_none=True)
+    return text.removesuffix(b"]}")
 
 
 def _to_bytes(values: np.ndarray | list[bytes]) -> bytes:

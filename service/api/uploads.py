@@ -20,9 +20,9 @@ from starlette.datastructures import Headers
 from starlette.types import Receive
 
 from .. import images
-from ..errors import MalformedRequest, NotAnImage, PacaError, TooLarge
+from ..errors import ClientGone, MalformedRequest, NotAnImage, PacaError, TooLarge
 from .multipart import parse_multipart
-from .problems import ClientGone, SlowUpload
+from .problems import SlowUpload
 
 BODY_SECONDS = 10.0  # a body has this long, and a second more for each BODY_RATE bytes that came
 BODY_RATE = 64 * 1024
@@ -71,6 +71,12 @@ async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
         chunks.append(chunk)
         if not message.get("more_body"):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def disconnected(receive: Receive) -> None:
+    """Returns when the caller has left. The body must have been read: the only message left is that one."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _too_large(limit: int) -> TooLarge:

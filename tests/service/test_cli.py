@@ -31,7 +31,7 @@ def test_a_folder_of_pictures_is_classified_as_json_lines(tmp_path: Path, model:
     (tmp_path / "notes.txt").write_text("not a picture")
     (tmp_path / "broken.jpg").write_bytes(jpeg[:700])
     done = paca("classify", str(tmp_path), "--model", model, "--json")
-    assert done.returncode == 0
+    assert done.returncode == 1, "a picture failed"
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [Path(line["file"]).name for line in lines] == ["a.jpg", "b.jpg", "broken.jpg"]
     assert len(lines[0]["predictions"]) == 4
@@ -155,3 +155,16 @@ def test_names_that_the_terminal_has_no_letters_for_are_no_failure(
     done = subprocess.run(command, capture_output=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     assert b"\\u9bc9" in done.stdout
+
+
+def test_one_picture_that_fails_does_not_stop_the_others_but_shows_in_the_exit_code(
+    tmp_path: Path, model: str, jpeg: bytes
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg[:700])
+    (tmp_path / "b.jpg").write_bytes(jpeg)
+    done = paca(
+        "explain", str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg"), "--model", model, "--out", str(tmp_path)
+    )
+    assert done.returncode == 1
+    assert b"a.jpg" in done.stderr
+    assert (tmp_path / "b.html").is_file()

@@ -120,41 +120,12 @@ class TestHeatmap:
         )
         np.testing.assert_allclose(found, [[1, -1]])
 
-    def test_says_what_it_is(self):
-        for name, signed, units, complete in (
-            ("cam", True, "logit", True),
-            ("focus", False, "relative", False),
-            ("fine", True, "relative", False),
-        ):
-            heat, method = explain.heatmap(name, self.CAM, {1: self.MAP})
-            assert (heat.signed, heat.units, method.name, method.complete, method.class_specific) == (
-                signed,
-                units,
-                name,
-                complete,
-                True,
-            )
-
-    def test_of_grouping_is_none_and_not_about_a_class(self):
-        heat, method = explain.heatmap("grouping", self.CAM, {})
-        assert heat is None
-        assert not method.class_specific
-
-    @pytest.mark.parametrize("name", ["focus", "fine"])
-    def test_without_gradient_maps_is_cam_and_says_why(self, name: str):
-        heat, method = explain.heatmap(name, self.CAM, {})
-        assert heat.values is self.CAM
-        assert method.name == "cam"
-        assert method.complete
-        assert "explain.onnx" in method.fallback
-
     @pytest.mark.parametrize("value", [0.0, 1.0, -1.0])
     def test_of_a_constant_picture_has_no_nan(self, value: float):
         cam, maps = np.full((3, 3), value, np.float32), {1: np.full((6, 6), value, np.float32)}
-        for name in ("cam", "focus", "fine"):
-            heat, _ = explain.heatmap(name, cam, maps)
-            assert np.isfinite(heat.values).all()
-            explain.mask(heat.values)
+        for values in (cam, explain.focus(cam, maps), explain.fine(cam, maps)):
+            assert np.isfinite(values).all()
+            explain.mask(values)
         assert not explain.focus(np.full((3, 3), -1, np.float32), maps).any()
 
 

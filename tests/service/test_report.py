@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from service.explain import CAM, FOCUS, GROUPING
+from service.methods import METHODS
 from service.report import render_report
 from service.results import (
     Cluster,
@@ -33,7 +33,7 @@ CLUSTERS = tuple(
 )
 CAM_ANSWER = Explanation(
     BALL,
-    CAM,
+    METHODS["cam"].info(),
     Completeness(9.0, 0.1, 9.1, 2e-6),
     Heatmap(np.array([[-0.2, 1.4]], np.float32), True, "logit"),
     {"overlay": DOT},
@@ -109,7 +109,7 @@ def test_the_colour_bar_has_ends_and_units():
     assert "logits each patch adds" in render_report(ANSWER)
     relative = replace(
         CAM_ANSWER,
-        method=FOCUS,
+        method=METHODS["focus"].info(),
         completeness=None,
         heatmap=Heatmap(np.eye(2, dtype=np.float32), False, "relative"),
     )
@@ -135,7 +135,7 @@ def test_a_contrast_names_both_classes():
 def test_grouping_is_not_sold_as_a_reason():
     alone = Explanation(
         BALL,
-        GROUPING,
+        METHODS["grouping"].info(),
         None,
         None,
         {"segmentation": DOT},
@@ -150,7 +150,7 @@ def test_grouping_is_not_sold_as_a_reason():
 def test_warnings_fallbacks_masks_and_effects_are_told():
     told = replace(
         CAM_ANSWER,
-        method=replace(CAM, fallback="no explain.onnx"),
+        method=METHODS["cam"].info(fallback="no explain.onnx"),
         images={"mask": DOT},
         mask=MaskInfo(0.3, None),
         clusters=tuple(replace(c, effect=0.0125) for c in CLUSTERS),

@@ -71,7 +71,7 @@ function show(answer, details) {
   shown = { answer, details };
   const [explanation] = answer.explanations;
   picture.setExplanation(explanation, answer.image);
-  view.showExplanation(explanation, answer.warnings ?? []);
+  view.showExplanation(explanation, answer.warnings ?? [], details.method_details);
   light(null);
   view.showClusters(explanation, {
     onLight: light,
@@ -99,7 +99,7 @@ function showChoices() {
   view.showPredictions(answer, target, ({ class_id: id }) => askClass(id));
   view.showClasses(details.labels, answer.predictions, target, question.contrast);
   view.showStages(details.stages.filter(({ clusters }) => clusters > 0), answer.explanations[0].clusters[0]?.stage);
-  view.showMethods(details.methods, answer.explanations[0].method.name);
+  view.showMethods(details.method_details, answer.explanations[0].method.name);
   $("model").value = answer.model;
 }
 

@@ -28,14 +28,6 @@ function bar(part) {
   return element("span", { className: "bar", ariaHidden: "true" }, fill);
 }
 
-/** What the method picker offers, with a title and a line of explanation each. */
-export const METHODS = {
-  focus: ["Focus", "The sharpest map: the evidence of the last stage, refined by gradients one stage earlier."],
-  cam: ["CAM", "What each patch adds to the logit, exactly. Orange speaks for the class, blue against it."],
-  fine: ["Fine", "The finest detail: contributions and gradients of several stages added. Orange for, blue against."],
-  grouping: ["Grouping", "How the network groups the picture, whatever the class."],
-};
-
 /** The model picker; hidden where there is no choice. */
 export function showModels(models) {
   $("model-field").hidden = models.length < 2;
@@ -80,13 +72,13 @@ export function showClasses(labels, predictions, target, contrast) {
   $("contrast").value = String(contrast);
 }
 
-/** One radio button for each method the model offers. */
+/** One radio button for each method the model offers, as `/models` describes them. */
 export function showMethods(offered, chosen) {
   refill(
     $("methods"),
-    ...offered.map((value) => {
+    ...offered.map(({ name: value, label }) => {
       const radio = element("input", { type: "radio", name: "method", value, checked: value === chosen });
-      return element("label", {}, radio, element("span", { textContent: METHODS[value][0] }));
+      return element("label", {}, radio, element("span", { textContent: label }));
     }),
   );
 }
@@ -98,10 +90,10 @@ export function showStages(stages, chosen) {
   $("stage").value = String(chosen);
 }
 
-/** What the map shows, what it adds up to, and the warnings. */
-export function showExplanation({ method, completeness, heatmap, contrast, target }, warnings) {
-  const [title, note] = METHODS[method.name];
-  $("method-note").textContent = method.fallback ? `${title}: ${method.fallback}` : note;
+/** What the map shows, what it adds up to, and the warnings. methods: as `/models` describes them. */
+export function showExplanation({ method, completeness, heatmap, contrast, target }, warnings, methods) {
+  const { label, note } = methods.find(({ name }) => name === method.name);
+  $("method-note").textContent = method.fallback ? `${label}: ${method.fallback}` : note;
   $("legend").hidden = !heatmap;
   if (heatmap) {
     const { min, max, units } = heatmap.scale;

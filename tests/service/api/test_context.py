@@ -37,7 +37,12 @@ def test_a_w3c_traceparent_names_the_trace(header, trace):
 
 
 def test_server_timing_takes_the_slowest_of_several_pictures():
-    context = Context("id", None, 0.0, timings=[Timings(1, 2, 3, 6), Timings(2, 1, 3, 6, render=4)])
+    context = Context(
+        request_id="id",
+        trace_id=None,
+        started=0.0,
+        timings=[Timings(1, 2, 3, 6), Timings(2, 1, 3, 6, render=4)],
+    )
     assert (
         context.server_timing
         == "decode;dur=2.000, queue;dur=2.000, inference;dur=3.000, render;dur=4.000, total;dur=6.000"
@@ -45,4 +50,4 @@ def test_server_timing_takes_the_slowest_of_several_pictures():
 
 
 def test_without_an_answer_there_is_no_server_timing():
-    assert Context("id", None, 0.0).server_timing is None
+    assert Context(request_id="id", trace_id=None, started=0.0).server_timing is None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service import wiring
+from service import options, wiring
 from service.api import multipart, parameters, protocol, tensors, uploads
 from service.api.problems import STATUS, kind_of
 from service.settings import Settings
@@ -85,7 +85,7 @@ def test_every_parameter_is_documented_with_its_default():
             r"^\| `(\w+)` \| \w+ \| (.*?) \| (.*?) \|", section("Parameters"), re.M
         )
     }
-    real = parameters.ExplainParameters.model_json_schema()["properties"]
+    real = options.ExplainOptions.model_json_schema()["properties"]
     assert set(rows) == set(real)
     for name, (values, default) in rows.items():
         plain = real[name].get("default")

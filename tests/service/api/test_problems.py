@@ -15,7 +15,7 @@ def leaves(kind: type) -> list[type]:
 
 
 def scope(path: str = "/classify") -> dict:
-    return {"type": "http", "path": path, "paca": Context("id-1", None, 0.0)}
+    return {"type": "http", "path": path, "paca": Context(request_id="id-1", trace_id=None, started=0.0)}
 
 
 @pytest.mark.parametrize(

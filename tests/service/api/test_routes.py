@@ -214,12 +214,10 @@ def test_a_deadline_that_passes_is_504(open_app, jpeg):
 
 
 def test_a_full_house_is_503_with_retry_after(client, jpeg):
-    admission, limit = client.app.state.paca.admission, client.app.state.paca.registry.get().capacity.admitted
-    admission.working += limit
-    try:
+    plane = client.app.state.paca.plane
+    admission = plane.admission(plane.select(None))
+    with admission.admit(admission.limit):
         answer = client.post("/classify", content=jpeg)
-    finally:
-        admission.working -= limit
     assert (answer.status_code, answer.json()["type"]) == (503, "urn:paca:problem:overloaded")
     assert int(answer.headers["retry-after"]) >= 1
 

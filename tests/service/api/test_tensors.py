@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from service.api.tensors import DTYPES, InferenceResponse, OutputTensor, read_request, write_response
+from service.api.tensors import DTYPES, check_json_size, read_request, write_response
+from service.dataplane import InferResult
 from service.errors import EngineFailure, MalformedRequest
 
 
@@ -139,19 +140,16 @@ def test_members_the_protocol_does_not_name_are_ignored():
     )
 
 
-def response(*names):
-    return InferenceResponse(
-        model_name="m",
-        model_version="1",
-        id="7",
-        outputs=[OutputTensor(name=n, shape=[1, 2], datatype="FP32") for n in names],
-    )
+def result(**outputs):
+    return InferResult("m", "1", 1, outputs)
 
 
 def test_raw_outputs_follow_the_json_in_order():
     values = {name: np.array([[i, i + 0.5]], np.float32) for i, name in enumerate(("a", "b", "c"))}
-    body, head = write_response(response("a", "b", "c"), values, {"a", "c"})
+    pieces, head = write_response("m", "7", result(**values), {"a", "c"})
+    body = b"".join(pieces)
     document = json.loads(body[:head])
+    assert document["id"] == "7"
     assert [o.get("data") for o in document["outputs"]] == [None, [1.0, 1.5], None]
     assert [o.get("parameters") for o in document["outputs"]] == [
         {"binary_data_size": 8},
@@ -161,6 +159,27 @@ def test_raw_outputs_follow_the_json_in_order():
     assert body[head:] == values["a"].tobytes() + values["c"].tobytes()
 
 
+def test_a_long_output_written_in_pieces_is_one_list():
+    values = np.random.default_rng(0).normal(size=(1, 50_001)).astype(np.float32)
+    pieces, head = write_response("m", None, result(a=values), set())
+    assert head is None
+    [output] = json.loads(b"".join(pieces))["outputs"]
+    assert output["shape"] == [1, 50_001]
+    np.testing.assert_array_equal(np.array(output["data"], np.float32), values[0])
+
+
+def test_classes_are_texts_in_rows():
+    pieces, _ = write_response("m", None, result(logits=[b"2.0:1:ball", b"1.0:0:cat"]), set())
+    [output] = json.loads(b"".join(pieces))["outputs"]
+    assert (output["shape"], output["datatype"], output["data"][0]) == ([1, 2], "BYTES", "2.0:1:ball")
+
+
 def test_numbers_json_does_not_know_are_an_engine_failure_not_bad_json():
     with pytest.raises(EngineFailure):
-        write_response(response("a"), {"a": np.array([[1, np.nan]], np.float32)}, set())
+        write_response("m", None, result(a=np.array([[1, np.nan]], np.float32)), set())
+
+
+def test_a_json_response_above_the_limit_is_refused_with_its_size_and_the_ways_out():
+    check_json_size(1, [[None, 49, 16, 16]])
+    with pytest.raises(MalformedRequest, match=r"244 MiB of JSON.*name the outputs.*binary"):
+        check_json_size(128, [[None, 100_000]])

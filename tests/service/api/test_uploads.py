@@ -8,9 +8,9 @@ import pytest
 from starlette.datastructures import Headers
 
 from service.api import uploads
-from service.api.problems import ClientGone, SlowUpload
+from service.api.problems import SlowUpload
 from service.api.uploads import read_body, unpack
-from service.errors import MalformedRequest, NotAnImage, PacaError, TooLarge
+from service.errors import ClientGone, MalformedRequest, NotAnImage, PacaError, TooLarge
 
 JPEG = b"\xff\xd8\xff\xe0 a picture, as far as this layer looks"
 PNG = b"\x89PNG\r\n\x1a\n and so on"

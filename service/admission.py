@@ -1,0 +1,73 @@
+"""How many pictures of one model may be in flight: the bound that stands before decoding and the queue.
+
+The engine's own queue is bounded by `batcher`; this bound is the narrower one, so that a refusal costs
+neither the reading of a body nor a decode, and what was admitted is not refused half way. Each model has its
+own, so that a model under load leaves an idle one its room; the memory watermark is the machine's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import Overloaded
+
+WATERMARK = 0.9  # of the container's memory
+LOOK_SECONDS = 0.25  # between looks at the memory
+CGROUP = Path("/sys/fs/cgroup")
+
+
+class Admission:
+    """Counts one model's pictures in flight. All calls belong to one event loop."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.in_flight = limit, 0
+
+    def check(self) -> None:
+        """Overloaded while `limit` pictures are in flight."""
+        if self.in_flight >= self.limit:
+            raise Overloaded("too many pictures are in flight; try again in a moment", reason="queue")
+
+    @contextmanager
+    def admit(self, pictures: int) -> Iterator[None]:
+        """Counts a request's pictures as in flight; Overloaded where there is no room. The last request
+        admitted may pass the limit: it is served whole."""
+        self.check()
+        self.in_flight += pictures
+        try:
+            yield
+        finally:
+            self.in_flight -= pictures
+
+
+class MemoryWatch:
+    """Looks at the container's memory now and then. All calls belong to one event loop."""
+
+    def __init__(self, cgroup: Path = CGROUP) -> None:
+        self._cgroup = cgroup
+        self._looked, self._tight = float("-inf"), False
+
+    def check(self) -> None:
+        """Overloaded while memory is short."""
+        now = time.monotonic()
+        if now - self._looked > LOOK_SECONDS:
+            self._looked, self._tight = now, memory_used(self._cgroup) >= WATERMARK
+        if self._tight:
+            raise Overloaded("the server is short of memory; try again in a moment", reason="memory")
+
+
+def memory_used(cgroup: Path = CGROUP) -> float:
+    """Part of the container's memory limit in use, page cache that can be dropped left out; 0 where there is
+    no limit."""
+    try:
+        limit = (cgroup / "memory.max").read_text().strip()
+        if limit == "max":
+            return 0.0
+        used = int((cgroup / "memory.current").read_text())
+        stat = (cgroup / "memory.stat").read_text().splitlines()
+        cache = next(int(line.split()[1]) for line in stat if line.startswith("inactive_file "))
+        return (used - cache) / int(limit)
+    except (OSError, ValueError, StopIteration, ZeroDivisionError):
+        return 0.0

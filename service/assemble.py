@@ -1,0 +1,199 @@
+"""One picture's model outputs → `results.Explanation`: the numbers of `explain` and the pictures of `render`.
+
+A `Scene` is made once a picture; each target of it then takes one call. Runs in a worker thread and runs no
+model: gradient maps and the maps of probing methods are handed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from . import explain
+from .artifact import Head, Manifest
+from .geometry import Window, to_pixel, to_pixels
+from .options import MAX_SIDE
+from .plan import Plan
+from .render import Canvas, fit
+from .results import (
+    Cluster,
+    Explanation,
+    Heatmap,
+    ImageInfo,
+    MaskInfo,
+    Picture,
+    Prediction,
+    Segmentation,
+    TargetInfo,
+)
+
+CLUSTER_SIDE = 256  # longer side of a cluster overlay, unless a size is requested
+
+
+def probabilities(logits: np.ndarray, temperature: float) -> np.ndarray:
+    """softmax(logits / temperature), float64 (K,)."""
+    scaled = logits.astype(np.float64) / temperature
+    scaled = np.exp(scaled - scaled.max())
+    return scaled / scaled.sum()
+
+
+def predictions(logits: np.ndarray, manifest: Manifest, top_k: int) -> tuple[Prediction, ...]:
+    """The `top_k` classes, most probable first; ties in order of class id."""
+    scores = probabilities(logits, manifest.temperature)
+    order = np.argsort(-scores, kind="stable")[:top_k]
+    return tuple(Prediction(manifest.labels[i], int(i), float(scores[i]), float(logits[i])) for i in order)
+
+
+def longest_side(size: str | int, model_side: int) -> int:
+    """The most pixels along the longer side that pictures of this `size` option have."""
+    return size if isinstance(size, int) else model_side if size == "model" else MAX_SIDE
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A decoded picture to draw on. rgb: (h, w, 3) uint8, upright, possibly decoded smaller than `info` says.
+    window: the part that the network sees, in pixels of the original."""
+
+    rgb: np.ndarray
+    window: Window
+    info: ImageInfo
+
+
+class Scene:
+    """One picture, ready to be explained: what the network gave for it, and a canvas of the photo."""
+
+    def __init__(
+        self, plan: Plan, manifest: Manifest, head: Head, photo: Photo, outputs: Mapping[str, np.ndarray]
+    ) -> None:
+        """outputs: the picture's graph outputs, "logits" (K,) among them."""
+        self.plan, self.manifest, self.head = plan, manifest, head
+        self.window, self.size = photo.window, (photo.info.width, photo.info.height)
+        self.logits = outputs["logits"]
+        self.tokens = outputs["tokens"]
+        self.assignment = outputs.get(f"assignment_{plan.stage}")
+        self.canvas = _canvas(plan, photo, max(manifest.preprocessing.size))
+        cluster_side = CLUSTER_SIDE if plan.options.size == "original" else max(self.canvas.size)
+        self.small = self.canvas.smaller(cluster_side)
+
+    def contributions(self, weights: np.ndarray) -> np.ndarray:
+        """(h, w): what each patch of the last grid adds to weights · logits."""
+        return explain.contributions(self.tokens, self.manifest.stages[-1].grid, self.head, weights)
+
+    def target(self, class_id: int) -> TargetInfo:
+        """A class as a response names it."""
+        return TargetInfo(
+            self.manifest.labels[class_id],
+            class_id,
+            float(self.logits[class_id]),
+            float(self.head.bias[class_id]),
+        )
+
+
+@dataclass(frozen=True)
+class Target:
+    """One explained quantity of a picture. contrast: the class it is held against, or None. cam: (h, w), its
+    contributions. gradients: the outputs of explain.onnx for it, empty where that did not run. heatmap: its
+    map by the plan's method, None for methods without a map."""
+
+    class_id: int
+    contrast: int | None
+    cam: np.ndarray
+    gradients: Mapping[str, np.ndarray]
+    heatmap: Heatmap | None
+
+
+def explanation(scene: Scene, target: Target) -> Explanation:
+    """The answer for one target of one picture."""
+    plan, heat, assignment = scene.plan, target.heatmap, scene.assignment
+    images: dict[str, Picture] = {}
+    region = None
+    if heat is not None:
+        region = explain.mask(heat.values)
+        images |= _pictures(scene, heat, region.region)
+    views = () if assignment is None else _views(plan, assignment, target)
+    render = plan.options.render
+    if assignment is not None and ("segmentation" in render or (heat is None and "overlay" in render)):
+        ranked = _ranked(explain.segment(assignment), [view.cluster for view in views])
+        images["segmentation"] = scene.canvas.segmentation(ranked)
+    weights = explain.class_weights(len(scene.logits), target.class_id, target.contrast)
+    return Explanation(
+        target=scene.target(target.class_id),
+        contrast=None if target.contrast is None else scene.target(target.contrast),
+        method=plan.method.info(plan.fallback),
+        completeness=explain.completeness(target.cam, scene.head, weights, scene.logits)
+        if plan.method.complete
+        else None,
+        heatmap=heat,
+        images=images,
+        mask=None if region is None else _mask(region, scene),
+        clusters=tuple(_cluster(scene, view) for view in views),
+        window=scene.window,
+        segmentation=None
+        if assignment is None
+        else Segmentation(plan.stage or 0, explain.segment(assignment)),
+    )
+
+
+def _canvas(plan: Plan, photo: Photo, model_side: int) -> Canvas:
+    """The canvas of one picture at the size requested."""
+    o, info = plan.options, photo.info
+    original = (info.width, info.height)
+    longest = longest_side(o.size, model_side)
+    if o.size == "original":
+        longest = min(longest, max(original))
+    size = fit(original, longest) if longest != max(original) else original
+    across, down = photo.rgb.shape[1] / info.width, photo.rgb.shape[0] / info.height
+    left, top, right, bottom = photo.window
+    placed = (left * across, top * down, right * across, bottom * down)
+    return Canvas(photo.rgb, placed, size, colormap=o.colormap, alpha=o.alpha, fmt=o.format)
+
+
+def _pictures(scene: Scene, heat: Heatmap, region: np.ndarray) -> dict[str, Picture]:
+    canvas = scene.canvas
+    draw = {
+        "overlay": lambda: canvas.overlay(heat.values, signed=heat.signed),
+        "heatmap": lambda: canvas.heatmap(heat.values, signed=heat.signed),
+        "mask": lambda: canvas.mask(region),
+        "masked": lambda: canvas.masked(region),
+    }
+    return {name: draw[name]() for name in scene.plan.options.render if name in draw}
+
+
+def _views(plan: Plan, assignment: np.ndarray, target: Target) -> tuple[explain.ClusterView, ...]:
+    """The clusters to show: by share of the evidence, or for methods of no class by how much they take."""
+    count = plan.options.top_clusters
+    effects = target.gradients.get(f"effect_{plan.stage}") if plan.options.effect else None
+    if plan.method.class_specific:
+        return explain.strongest(assignment, count, target.cam, effects)
+    shares = explain.shares(target.cam, assignment)
+    views = explain.strongest(assignment, count, None, effects)
+    return tuple(replace(view, share=float(shares[view.cluster])) for view in views)
+
+
+def _cluster(scene: Scene, view: explain.ClusterView) -> Cluster:
+    return Cluster(
+        stage=scene.plan.stage or 0,
+        cluster=view.cluster,
+        share=view.share,
+        area=view.area,
+        centroid=to_pixel(view.centroid, scene.window, scene.size),
+        bbox=to_pixels(view.bbox, scene.window, scene.size) if view.bbox else None,
+        effect=view.effect,
+        overlay=scene.small.overlay(view.values) if "clusters" in scene.plan.options.render else None,
+        values=view.values,
+    )
+
+
+def _ranked(labels: np.ndarray, order: Sequence[int]) -> np.ndarray:
+    """Cluster numbers → their rank in `order`; clusters that are not in it get a number past every colour."""
+    table = np.full(int(labels.max()) + 1, 255)
+    for rank, cluster in enumerate(order):
+        if cluster < len(table):
+            table[cluster] = rank
+    return table[labels]
+
+
+def _mask(mask: explain.Mask, scene: Scene) -> MaskInfo:
+    return MaskInfo(mask.threshold, to_pixels(mask.bbox, scene.window, scene.size) if mask.bbox else None)
