@@ -166,6 +166,26 @@ def test_a_flood_of_parts_is_refused(flood: bytes) -> None:
         screen(flood, LIMITS)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "progressive"])
+@pytest.mark.parametrize("text", [b"\xff\xd9", b"\xff\xda\0\2" * 200, b"\xff\xd8\xff"])
+def test_markers_inside_a_segment_between_scans_are_not_the_pictures(kind: str, text: bytes) -> None:
+    """A comment may hold any bytes: the end marker in it is not the picture's, and scan markers do not
+    count."""
+    data, comment = GOOD[kind], segment(0xFE, text)
+    for place in (2, data.rindex(b"\xff\xc4"), data.rindex(b"\xff\xda"), len(data) - 2):
+        assert screen(data[:place] + comment + data[place:], LIMITS) == screen(data, LIMITS)
+
+
+def test_the_orientation_of_an_animation_stands_behind_its_frames() -> None:
+    first, second = Image.new("RGB", (16, 8), (200, 0, 0)), Image.new("RGB", (16, 8), (0, 0, 200))
+    tiff = exif(6)
+    decoded = decode(
+        file(first, "WEBP", save_all=True, append_images=[second], exif=b"Exif\0\0" + tiff), LIMITS
+    )
+    assert (decoded.width, decoded.height) == (8, 16)
+    assert len(decoded.warnings) == 1
+
+
 def test_the_scans_of_a_jpeg_are_counted_and_bounded() -> None:
     assert screen(GOOD["JPEG"], LIMITS).scans == 1
     data = GOOD["progressive"]
