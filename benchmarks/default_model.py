@@ -39,10 +39,11 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from export.pictures import prepare
 from export.training.data import Pictures
-from export.training.evaluate import BATCH, cluster_report, evaluate_onnx
+from export.training.evaluate import BATCH, evaluate_onnx
+from export.training.evaluate_torch import cluster_report
 from export.training.metrics import Scores, log_softmax, score
-from export.training.served import prepare
 from service import explain
 from service.engine import Device, Engine, GradientEngine
 

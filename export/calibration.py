@@ -1,49 +1,42 @@
-"""The pictures that int8 is calibrated and judged on: a folder or a pack of the user's, prepared exactly as
-the server prepares them."""
+"""The pictures that int8 is calibrated and judged on: class folders, any other folder of pictures, or a pack,
+prepared exactly as the server prepares them."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from service.artifact import Preprocessing
-from service.errors import PacaError
-from service.images import Limits, decode, needed_side, preprocess
-from service.options import SUFFIXES
+from service.folders import list_pictures
+from service.images import accepted
+
+from .pictures import DataError, Source, open_pack, prepare
 
 MOST = 512  # pictures; more change the ranges no further
 
 
 def read_pictures(source: Path, how: Preprocessing) -> np.ndarray:
-    """(n, H, W, 3) uint8 of up to `MOST` pictures: files below a folder, or rows of a .npz pack (`jpeg`,
-    `offset`). ValueError where there are none."""
-    found = []
-    for data in _files(source):
-        try:
-            picture = decode(data, Limits(), needed_side(how))
-        except PacaError:
-            continue  # what the server would refuse cannot be typical of what it will see
-        found.append(preprocess(picture.rgb, picture.width, picture.height, how)[0])
-        if len(found) == MOST:
-            break
+    """(n, H, W, 3) uint8 of up to `MOST` pictures, taken evenly from all that there are, so from every class:
+    files below a folder, or rows of a .npz pack. ValueError where there are none.
+
+    What the server would refuse is passed over: it cannot be typical of what the server will see.
+    """
+    sources = _sources(source)
+    rows = np.linspace(0, len(sources), min(len(sources), MOST), endpoint=False).astype(int)
+    found = [picture for row in rows if isinstance(picture := prepare(sources[row], how), np.ndarray)]
     if not found:
         raise ValueError(
-            f"{source} holds no readable pictures; give a folder with {', '.join(sorted(SUFFIXES))} or a "
-            ".npz pack"
+            f"{source} holds no readable pictures; give a folder with {accepted()} files or a .npz pack"
         )
     return np.stack(found)
 
 
-def _files(source: Path) -> Iterator[bytes]:
-    if source.suffix == ".npz" and source.is_file():
-        with np.load(source) as pack:
-            data, offset = pack["jpeg"].tobytes(), pack["offset"]
-        for start, end in itertools.pairwise(offset):
-            yield data[start:end]
-    elif source.is_dir():
-        for path in sorted(source.rglob("*")):
-            if path.suffix.lower() in SUFFIXES:
-                yield path.read_bytes()
+def _sources(source: Path) -> Sequence[Source]:
+    if source.is_file():
+        try:
+            return open_pack(source)[0]
+        except DataError as error:
+            raise ValueError(str(error)) from None
+    return list_pictures(source).pictures if source.is_dir() else []

@@ -136,6 +136,6 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
 ) -> None:
     """Accuracy, top-5, precision, recall, F1, ECE and confusion matrix of what is served."""
-    from .training.run import evaluate as run
+    from .training.evaluate import command as run
 
     run(model, data, out=out, as_json=as_json)

@@ -1,21 +1,28 @@
 """Pictures and labels in memory: from a packed .npz, or from a folder with one sub-folder a class.
 
-Everything is decoded once and kept as uint8, since two cores cannot decode as fast as they train. Which
-pictures are held out is `split`'s, what is done to them for training is `augment`'s.
+Everything is decoded once, by the server's own reader (`export.pictures`), and kept as uint8, since two cores
+cannot decode as fast as they train. `split` chooses which pictures are held out, `augment` changes them for
+training.
 """
 
 from __future__ import annotations
 
-import io
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
-from service.errors import PacaError
-from service.options import SUFFIXES
+from ..pictures import DataError, How, class_files, open_pack, prepare_all, require_every_class
+
+__all__ = [
+    "IMAGENETTE",
+    "DataError",
+    "Pictures",
+    "read_cifar10",
+    "read_folder",
+    "read_imagenette",
+    "read_pack",
+]
 
 # Imagenette's classes in label order: WordNet ids (the folder names of imagenette2) and names.
 IMAGENETTE = {
@@ -30,11 +37,6 @@ IMAGENETTE = {
     "n03445777": "golf ball",
     "n03888257": "parachute",
 }
-Source = bytes | np.ndarray  # an encoded file, or pixels (H, W, 3) uint8
-
-
-class DataError(PacaError):
-    """The data cannot be used; the message says in one line why and what is expected."""
 
 
 @dataclass(frozen=True)
@@ -61,121 +63,59 @@ class Pictures:
         )
 
 
-def open_pack(path: Path) -> tuple[list[Source], np.ndarray, tuple[str, ...]]:
-    """(pictures as stored, labels, classes) of a .npz with `label` (n), `classes`, and either `jpeg` (all
-    files back to back) with `offset` (n + 1), or `image` (n, H, W, 3) uint8."""
-    try:
-        with np.load(path) as pack:
-            labels, classes = pack["label"].astype(np.int64), tuple(str(c) for c in pack["classes"])
-            if "image" in pack:
-                return list(pack["image"]), labels, classes
-            data, offset = pack["jpeg"].tobytes(), pack["offset"]
-    except (OSError, KeyError, ValueError) as error:
-        raise DataError(
-            f"{path} is not a pack of pictures (.npz with jpeg and offset, or image; and label, classes): "
-            f"{error}"
-        ) from None
-    return [data[offset[i] : offset[i + 1]] for i in range(len(labels))], labels, classes
-
-
-def read_pack(path: Path, size: int) -> Pictures:
-    """A pack's pictures, stretched to `size` where they differ."""
+def read_pack(path: Path, how: How) -> Pictures:
+    """A pack's pictures."""
     sources, labels, classes = open_pack(path)
-    images = np.empty((len(labels), size, size, 3), np.uint8)
-    for i, source in enumerate(sources):
-        images[i] = square(source, size)
+    images, reasons = prepare_all(sources, how)
+    if bad := [f"row {i}: {reason}" for i, reason in enumerate(reasons) if reason]:
+        raise DataError(f"{path} has {len(bad)} pictures that cannot be read, such as {bad[0]}")
     return Pictures(images, labels, classes)
 
 
-def list_folder(folder: Path) -> list[Path]:
-    """The class folders, in alphabetical order, of a folder with one sub-folder a class; DataError where
-    there are not two of them."""
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder")
-    folders = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if not folders:
-        raise DataError(f"{folder} has no sub-folders; expected one sub-folder a class, at least two")
-    if len(folders) == 1:
+def read_folder(
+    folder: Path, how: How, names: dict[str, str] | None = None, classes: tuple[str, ...] | None = None
+) -> Pictures:
+    """One sub-folder a class, in alphabetical order; `names` maps folder names to class names. Files that the
+    server would refuse are skipped and listed. classes: those of the training part, for another part of the
+    same data, which need not have them all; DataError where it has others."""
+    files = class_files(folder, partial=classes is not None)
+    own = tuple((names or {}).get(name, name) for name in files.classes)
+    if strange := sorted(set(own) - set(classes or own)):
         raise DataError(
-            f"{folder} has only one class, {folders[0].name}; a classifier needs at least two sub-folders"
+            f"{folder} has the class {strange[0]!r}, which the training part has not: they have different "
+            "classes"
         )
-    return folders
-
-
-def picture_files(folder: Path) -> list[Path]:
-    """The picture files in a folder and below, sorted."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-
-
-def read_folder(folder: Path, size: int, names: dict[str, str] | None = None) -> Pictures:
-    """One sub-folder a class, in alphabetical order; `names` maps folder names to class names. Unreadable
-    files are skipped and listed."""
-    folders = list_folder(folder)
-    files = [(label, p) for label, sub in enumerate(folders) for p in picture_files(sub)]
-    with ThreadPoolExecutor() as pool:
-        results = list(pool.map(lambda item: _try(item[1], size), files))
-    read = [(label, p, r) for (label, p), r in zip(files, results, strict=True) if isinstance(r, np.ndarray)]
-    skipped = tuple(
-        f"{p.relative_to(folder)}: {r}"
-        for (_, p), r in zip(files, results, strict=True)
-        if isinstance(r, str)
-    )
-    found = {label for label, _, _ in read}
-    if empty := [sub.name for label, sub in enumerate(folders) if label not in found]:
-        raise DataError(
-            f"no readable picture ({', '.join(sorted(SUFFIXES))}) in the class folder {', '.join(empty)} of "
-            f"{folder}"
-        )
-    classes = tuple((names or {}).get(p.name, p.name) for p in folders)
-    labels = np.array([label for label, _, _ in read], np.int64)
+    numbers = np.array([(classes or own).index(name) for name in own], np.int64)
+    images, reasons = prepare_all(files.paths, how)
+    good = np.array([i for i, reason in enumerate(reasons) if not reason], np.int64)
+    labels = numbers[files.labels[good]]
+    require_every_class(folder, classes or own, labels.tolist(), partial=classes is not None)
     return Pictures(
-        np.stack([r for _, _, r in read]),
+        images if len(good) == len(images) else images[good],
         labels,
-        classes,
-        tuple(p.relative_to(folder).as_posix() for _, p, _ in read),
-        skipped,
+        classes or own,
+        tuple(files.names[i] for i in good),
+        (*files.left_out, *(f"{files.names[i]}: {r}" for i, r in enumerate(reasons) if r)),
     )
 
 
-def _try(file: Path, size: int) -> np.ndarray | str:
-    """The picture, or why it cannot be read: whatever a decoder raises on a broken file, the training goes
-    on."""
-    try:
-        return square(file, size)
-    except Exception as error:
-        return str(error) or type(error).__name__
-
-
-def square(source: Source | Path, size: int) -> np.ndarray:
-    """The whole picture, upright, stretched to (size, size, 3) uint8: the preprocessing our own networks are
-    served with."""
-    file = io.BytesIO(source) if isinstance(source, bytes) else source
-    with Image.fromarray(file) if isinstance(file, np.ndarray) else Image.open(file) as image:
-        image.draft("RGB", (size, size))
-        rgb = ImageOps.exif_transpose(image).convert("RGB")
-    if rgb.size != (size, size):
-        rgb = rgb.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
-    return np.asarray(rgb)
-
-
-def read_imagenette(folder: Path, size: int) -> tuple[Pictures, Pictures]:
+def read_imagenette(folder: Path, how: How) -> tuple[Pictures, Pictures]:
     """(train, validation), both shuffled, from the packs `imagenette_train_128.npz` and
     `imagenette_val_128.npz`, or from an `imagenette2*` folder."""
     packs = folder / "imagenette_train_128.npz", folder / "imagenette_val_128.npz"
     if all(p.is_file() for p in packs):
-        return read_pack(packs[0], size), read_pack(packs[1], size)
+        return read_pack(packs[0], how), read_pack(packs[1], how)
     for root in (folder, *sorted(folder.glob("imagenette2*"))):
         if (root / "train").is_dir() and (root / "val").is_dir():
-            return _shuffled(read_folder(root / "train", size, IMAGENETTE)), _shuffled(
-                read_folder(root / "val", size, IMAGENETTE)
-            )
+            train = read_folder(root / "train", how, IMAGENETTE)
+            return _shuffled(train), _shuffled(read_folder(root / "val", how, IMAGENETTE, train.classes))
     raise DataError(
         f"{folder} holds neither imagenette_train_128.npz and imagenette_val_128.npz nor an imagenette2 "
         "folder with train/ and val/"
     )
 
 
-def read_cifar10(folder: Path, size: int = 32) -> tuple[Pictures, dict[str, Pictures]]:
+def read_cifar10(folder: Path, how: How = 32) -> tuple[Pictures, dict[str, Pictures]]:
     """(train, tests by name) from `cifar10_train_jpeg.npz`, `cifar10_test_jpeg.npz` and, where present,
     `cifar10_lossless_test1k.npz`."""
     train, test, lossless = (
@@ -183,10 +123,10 @@ def read_cifar10(folder: Path, size: int = 32) -> tuple[Pictures, dict[str, Pict
     )
     if not (train.is_file() and test.is_file()):
         raise DataError(f"{folder} holds no {train.name} and {test.name}")
-    tests = {"jpeg": read_pack(test, size)}
+    tests = {"jpeg": read_pack(test, how)}
     if lossless.is_file():
-        tests["lossless"] = read_pack(lossless, size)
-    return read_pack(train, size), tests
+        tests["lossless"] = read_pack(lossless, how)
+    return read_pack(train, how), tests
 
 
 def _shuffled(pictures: Pictures) -> Pictures:

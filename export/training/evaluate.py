@@ -1,8 +1,12 @@
-"""What an exported model, or a checkpoint, is worth on labelled pictures. Reading is `served`'s, numbers are
-`metrics`'s, printing `report`'s."""
+"""What `paca evaluate` does: scores an exported model, or a checkpoint, on labelled pictures and prints it.
+
+An exported file needs no torch: it runs on the server's engine. Checkpoints are the work of `evaluate_torch`,
+reading of `served`, numbers of `metrics`, words of `verdict`, tables of `report`.
+"""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -10,18 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from service.engine import Device, Engine
+from service.folders import summary
 
-from ..annotate import preprocessing as preprocessing_of
-from ..checkpoints import CheckpointError, load
-from ..paca.model import PaCaViT
 from . import served
-from .cluster_use import clusters_in_use, uniform_assignment_accuracy
-from .data import DataError, Pictures
-from .loop import predict_batch, torch_device
+from .data import Pictures
 from .metrics import Scores, score
-from .progress import Track, plainly
+from .progress import Track, plainly, showing
+from .report import cluster_rows, print_scores, write_report
+from .verdict import interval, judge
 
 BATCH = 32
 Run = Callable[[np.ndarray], np.ndarray]
@@ -29,9 +32,9 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """model: the file; runs_on: "onnxruntime cpu", "torch cuda", ...; images_per_second: of the network
-    alone, at `batch`. clusters: of checkpoints only, what is left without assignments and how many clusters
-    are in use."""
+    """model: the file; data: the folder or pack that was scored; runs_on: "onnxruntime cpu", "torch cuda",
+    ...; images_per_second: of the network alone, at `batch`. clusters: of checkpoints only, what is left
+    without assignments and how many clusters are in use."""
 
     model: str
     data: str
@@ -44,7 +47,40 @@ class Evaluation:
     clusters: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {
+            **asdict(self),
+            "accuracy_interval": interval(self.scores),
+            "verdict": judge(self.scores).lines,
+        }
+
+
+def command(
+    model: Path,
+    data: Path,
+    out: Path | None = None,
+    *,
+    as_json: bool = False,
+    device: str = "auto",
+    console: Console | None = None,
+) -> Evaluation:
+    """Scores an .onnx or a checkpoint on a pack or a class folder; prints tables or JSON, writes
+    evaluation.json and confusion.png into `out`."""
+    console = console or Console()
+    track, say = showing(Console(stderr=True) if as_json else console)
+    found = evaluate(model, data, device, track)
+    for line in summary(found.skipped):
+        say(f"skipped: {line}")
+    if as_json:
+        print(json.dumps(found.to_dict(), ensure_ascii=False))
+    else:
+        rate = f"{found.images_per_second:.0f} pictures/s, {found.runs_on}, batch {found.batch}"
+        extra = {"precision of weights": found.precision, "speed": rate, **cluster_rows(found.clusters)}
+        print_scores(console, f"{found.model} on {found.data}", found.scores, extra)
+        for line in judge(found.scores).lines:
+            say(line)
+    if out:
+        say("written: " + ", ".join(str(path) for path in write_report(out, found.to_dict(), found.scores)))
+    return found
 
 
 def evaluate(model: Path, data: Path, device: str = "auto", track: Track = plainly) -> Evaluation:
@@ -52,13 +88,13 @@ def evaluate(model: Path, data: Path, device: str = "auto", track: Track = plain
     wraps the batches.
 
     Raises DataError for data that does not fit the model, BadArtifact or DataError for a model that cannot be
-    read.
+    read, ModuleNotFoundError for a checkpoint where torch is absent.
     """
-    return (
-        evaluate_onnx(model, data, device, track)
-        if model.suffix == ".onnx"
-        else evaluate_checkpoint(model, data, device, track)
-    )
+    if model.suffix == ".onnx":
+        return evaluate_onnx(model, data, device, track)
+    from .evaluate_torch import evaluate_checkpoint
+
+    return evaluate_checkpoint(model, data, device, track)
 
 
 def evaluate_onnx(model: Path, data: Path, device: str = "auto", track: Track = plainly) -> Evaluation:
@@ -66,11 +102,11 @@ def evaluate_onnx(model: Path, data: Path, device: str = "auto", track: Track = 
     engine = Engine(model, Device(device))
     manifest = engine.manifest
     pictures = served.read(data, manifest.labels, manifest.preprocessing)
-    logits, rate = _timed(lambda batch: engine.run(batch).logits, pictures, track)
+    logits, rate = timed(lambda batch: engine.run(batch).logits, pictures, track)
     scores = score(logits, pictures.labels, manifest.labels, manifest.temperature)
     return Evaluation(
         model.name,
-        data.name,
+        named(data),
         f"onnxruntime {engine.provider}",
         manifest.precision,
         BATCH,
@@ -80,47 +116,13 @@ def evaluate_onnx(model: Path, data: Path, device: str = "auto", track: Track = 
     )
 
 
-def evaluate_checkpoint(model: Path, data: Path, device: str = "auto", track: Track = plainly) -> Evaluation:
-    """A checkpoint in torch, with the measures of its clusters."""
-    try:
-        loaded = load(model)
-    except CheckpointError as error:
-        raise DataError(str(error)) from None
-    if loaded.labels is None:
-        raise DataError(
-            f"{model.name} does not name its classes; export it with --labels and evaluate the .onnx"
-        )
-    where = torch_device(device)
-    network = loaded.model.to(where)
-    pictures = served.read(data, loaded.labels, preprocessing_of(network.config))
-    logits, rate = _timed(lambda batch: predict_batch(network, batch).numpy(), pictures, track)
-    scores = score(logits, pictures.labels, loaded.labels, loaded.temperature)
-    return Evaluation(
-        model.name,
-        data.name,
-        f"torch {where.type}",
-        "fp32",
-        BATCH,
-        rate,
-        scores,
-        pictures.skipped,
-        cluster_report(network, pictures),
-    )
+def named(data: Path) -> str:
+    """The data, with the part of it that was scored."""
+    part = served.scored_part(data)
+    return data.name if part == data else f"{data.name}/{part.name}"
 
 
-def cluster_report(network: PaCaViT, pictures: Pictures) -> dict[str, Any]:
-    """Accuracy with uniform assignments, and the use of each stage's clusters; empty for a network that does
-    not cluster."""
-    use = clusters_in_use(network, pictures)
-    if not use:
-        return {}
-    return {
-        "uniform_assignment_accuracy": uniform_assignment_accuracy(network, pictures),
-        "stages": [asdict(stage) for stage in use],
-    }
-
-
-def _timed(run: Run, pictures: Pictures, track: Track) -> tuple[np.ndarray, float]:
+def timed(run: Run, pictures: Pictures, track: Track) -> tuple[np.ndarray, float]:
     """(logits (n, K), pictures a second)."""
     run(pictures.images[:BATCH])  # the first run pays for memory
     batches = range(-(-len(pictures) // BATCH))

@@ -7,16 +7,18 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
+from ..annotate import preprocessing
 from ..checkpoints import CheckpointError, load
 from ..paca.clustering import CLUSTERINGS
 from ..paca.config import PaCaConfig, variant
 from .augment import Augmentation
 from .data import DataError, Pictures, read_cifar10, read_imagenette
 from .loop import Recipe
-from .split import split_folder, tail
+from .split import SPLIT, split_folder, tail
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Options:
 @dataclass(frozen=True)
 class Plan:
     """A training that is ready to start. held_out: for selection, temperature and int8 calibration. tests:
-    scored once, at the end. weights: what to start from."""
+    scored once, at the end. weights: what to start from. notes: what the user should know of the data.
+    record: the split to write down, where it was made here."""
 
     config: PaCaConfig
     recipe: Recipe
@@ -43,6 +46,8 @@ class Plan:
     held_out: Pictures
     tests: dict[str, Pictures] = field(default_factory=dict)
     weights: dict[str, Tensor] | None = None
+    notes: tuple[str, ...] = ()
+    record: dict[str, Any] | None = None
 
 
 def imagenette(options: Options) -> Plan:
@@ -54,7 +59,7 @@ def imagenette(options: Options) -> Plan:
     """
     base = _base(options, "paca_small_128")
     base = dataclasses.replace(base, config=dataclasses.replace(base.config, pool="gated"))
-    train, validation = read_imagenette(options.data, base.config.image_size)
+    train, validation = read_imagenette(options.data, preprocessing(base.config))
     kept, held_out = tail(train, 0.1)
     sizes = ((0.45, 80), (1.0, 96)) if base.weights else ((0.4, 64), (1.0, 96))
     recipe = Recipe(
@@ -76,7 +81,7 @@ def cifar10(options: Options) -> Plan:
     """
     base = _base(options, "paca_cifar_32")
     side = base.config.image_size
-    train, tests = read_cifar10(options.data, side)
+    train, tests = read_cifar10(options.data, preprocessing(base.config))
     kept, held_out = tail(train, 0.05)
     augmentation = Augmentation(scale=(0.5, 1.0), jitter=0.2, erase_side=(0.2, 0.5))
     recipe = Recipe(
@@ -95,15 +100,15 @@ def cifar10(options: Options) -> Plan:
 
 
 def folder(options: Options) -> Plan:
-    """A user's own pictures, one sub-folder a class; a fifth of each class is held out, written down in
-    `split.json`.
+    """A user's own pictures, one sub-folder a class: the parts that the folder has, else a fifth of each
+    class is held out, which `run` writes down in `split.json`.
 
     From a checkpoint: a gentle rate for few epochs; from scratch: the rate of Imagenette for many. Both stop
     early.
     """
     base = _base(options, "paca_small_128")
     side = base.config.image_size
-    train, held_out = split_folder(options.data, side, options.out / "split.json", 0.2, options.seed)
+    split = split_folder(options.data, preprocessing(base.config), options.out / SPLIT, 0.2, options.seed)
     if base.weights:
         recipe = Recipe(
             epochs=options.epochs or 40,
@@ -120,7 +125,8 @@ def folder(options: Options) -> Plan:
             sizes=((0.4, side // 2), (0.8, side * 3 // 4), (1.0, side)),
         )
     recipe = dataclasses.replace(recipe, batch=32, balance=True, ema=0.99, seed=options.seed)
-    return _plan(base, recipe, train, held_out, {})
+    made = _plan(base, recipe, split.train, split.held_out, split.tests)
+    return dataclasses.replace(made, notes=split.notes, record=split.record)
 
 
 RECIPES: dict[str, Callable[[Options], Plan]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,30 +10,58 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from service.files import write_bytes, write_text
+
 from .metrics import Scores
+from .verdict import decimals, in_words
 
 WIDEST_TABLE = 20  # classes; beyond, the confusion matrix is listed by its largest errors
 CELL, MARGIN, FONT = 34, 12, 13
 
 
 def print_scores(console: Console, title: str, scores: Scores, extra: dict[str, Any]) -> None:
-    """Summary, scores by class and confusion matrix as tables; `extra` joins the summary."""
-    summary = Table(title=title, show_header=False)
+    """Summary, scores by class and confusion matrix as tables; `extra` joins the summary. As many decimals as
+    the number of pictures carries."""
+    digits = decimals(scores)
+    summary = Table(title=escape(title), show_header=False)
+    summary.add_row("accuracy", in_words(scores))
     top5 = ("top5",) if len(scores.classes) > 5 else ()
-    for name in ("accuracy", *top5, "precision", "recall", "f1", "ece", "confidence"):
-        summary.add_row(name.replace("top5", "top-5"), f"{100 * getattr(scores, name):.2f} %")
+    for name in (*top5, "precision", "recall", "f1", "ece", "confidence"):
+        summary.add_row(name.replace("top5", "top-5"), f"{100 * getattr(scores, name):.{digits}f} %")
     summary.add_row("temperature", f"{scores.temperature:.3f}")
     summary.add_row("pictures", str(scores.pictures))
     for name, value in extra.items():
-        summary.add_row(name, str(value))
+        summary.add_row(name, escape(str(value)))
     console.print(summary)
-    classes = Table("class", "precision", "recall", "F1", "pictures", title="by class")
-    for c in scores.classes:
-        classes.add_row(c.label, *(f"{100 * v:.1f}" for v in (c.precision, c.recall, c.f1)), str(c.support))
-    console.print(classes)
+    console.print(_class_table(scores))
     console.print(_confusion_table(scores))
+
+
+def cluster_rows(clusters: dict[str, Any]) -> dict[str, str]:
+    """The measures of the clusters as rows of a table."""
+    if not clusters:
+        return {}
+    rows = {"accuracy with uniform clusters": f"{100 * clusters['uniform_assignment_accuracy']:.2f} %"}
+    for s in clusters["stages"]:
+        rows[f"clusters in use, stage {s['stage']}"] = (
+            f"{s['in_use']} of {s['clusters']} (effective {s['effective']}, different rows {s['rank']})"
+        )
+    return rows
+
+
+def _class_table(scores: Scores) -> Table:
+    shown, title = scores.classes, "by class"
+    if len(shown) > WIDEST_TABLE:
+        shown = tuple(sorted(shown, key=lambda c: c.f1)[:WIDEST_TABLE])
+        title = f"the {WIDEST_TABLE} of {len(scores.classes)} classes with the lowest F1"
+    table = Table("class", "precision", "recall", "F1", "pictures", title=title)
+    for c in shown:
+        values = (f"{100 * v:.{decimals(scores)}f}" for v in (c.precision, c.recall, c.f1))
+        table.add_row(escape(c.label), *values, str(c.support))
+    return table
 
 
 def _confusion_table(scores: Scores) -> Table:
@@ -42,7 +71,7 @@ def _confusion_table(scores: Scores) -> Table:
             "", *map(str, range(len(names))), title="confusion: row = true class, column = predicted"
         )
         for i, row in enumerate(scores.confusion):
-            table.add_row(f"{i} {names[i]}", *(str(v) if v else "·" for v in row))
+            table.add_row(escape(f"{i} {names[i]}"), *(str(v) if v else "·" for v in row))
         return table
     table = Table("true class", "called", "pictures", title="most frequent confusions")
     matrix = np.array(scores.confusion)
@@ -50,16 +79,20 @@ def _confusion_table(scores: Scores) -> Table:
     for at in np.argsort(-matrix, axis=None, kind="stable")[:WIDEST_TABLE]:
         i, j = divmod(int(at), len(names))
         if matrix[i, j]:
-            table.add_row(names[i], names[j], str(matrix[i, j]))
+            table.add_row(escape(names[i]), escape(names[j]), str(matrix[i, j]))
     return table
 
 
 def write_report(folder: Path, values: dict[str, Any], scores: Scores) -> tuple[Path, Path]:
     """Writes evaluation.json and confusion.png into `folder` and returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     text, picture = folder / "evaluation.json", folder / "confusion.png"
-    text.write_text(json.dumps(values, indent=1, ensure_ascii=False))
-    draw_confusion(scores).save(picture, optimize=True)
+    indent = (
+        1 if len(scores.classes) <= WIDEST_TABLE else None
+    )  # a line a number is too many for 1,000 classes
+    write_text(text, json.dumps(values, indent=indent, ensure_ascii=False))
+    buffer = io.BytesIO()
+    draw_confusion(scores).save(buffer, "PNG", optimize=True)
+    write_bytes(picture, buffer.getvalue())
     return text, picture
 
 

@@ -1,13 +1,13 @@
-"""What `paca train` and `paca evaluate` do, from the data folder to the last printed line. The command line
-only reads arguments and calls these two.
+"""What `paca train` does, from the data folder to the last printed line. The command line only reads
+arguments and calls it.
 
 After training: the best weights, their temperature on the held-out pictures, one scoring of the test
-pictures, the final file, pictures for int8 calibration, and the line that exports it all.
+pictures, the final file, pictures for int8 calibration, what to think of the result, and the line that
+exports it all.
 """
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from dataclasses import asdict
@@ -18,19 +18,23 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from service.files import write_json
+from service.folders import summary
+
 from ..paca.cost import parameters
 from ..paca.model import PaCaViT
 from .checkpoint import save_final
 from .data import Pictures
-from .evaluate import Evaluation, cluster_report
-from .evaluate import evaluate as score_model
+from .evaluate_torch import cluster_report
 from .loop import fit, predict, start, torch_device
 from .memory import keep_memory
 from .metrics import Scores, fit_temperature, score
 from .progress import showing
 from .recipes import Options, Plan, plan
-from .report import print_scores, write_report
-from .state import LAST, best_weights
+from .report import cluster_rows, print_scores, write_report
+from .split import SPLIT
+from .state import LAST, best_weights, check_data
+from .verdict import interval, judge
 
 CALIBRATION = 200  # held-out pictures written out for int8 calibration
 
@@ -60,8 +64,12 @@ def run(
     began = time.monotonic()
     ready = plan(recipe, Options(data, out, epochs, start_from, clustering, seed))
     say(_what(recipe, ready, time.monotonic() - began))
-    for line in ready.train.skipped:
+    for line in summary(ready.train.skipped):
         say(f"skipped, cannot be read: {line}")
+    for line in (*ready.notes, *check_data(out, ready.train, ready.held_out)):
+        say(line)
+    if ready.record:
+        write_json(out / SPLIT, ready.record)
     state = start(ready.config, ready.recipe, where, ready.weights)
     fit(state, ready.recipe, ready.train, ready.held_out, out, track, say)
     return finalise(recipe, ready, out, console, where)
@@ -87,44 +95,26 @@ def finalise(recipe: str, ready: Plan, out: Path, console: Console, device: torc
     final = out / "model.safetensors"
     save_final(model, final, ready.train.classes, temperature, account)
     write_calibration(ready.held_out, out / "calibration")
-    write_report(out, {"training": account, main: scores[main].to_dict()}, scores[main])
-    print_scores(console, f"{main}: {final}", scores[main], _lines(account["clusters"]))
+    verdict = judge(scores[main], improving=epoch == account["epochs"])
+    values = {
+        "training": account,
+        main: scores[main].to_dict(),
+        "accuracy_interval": interval(scores[main]),
+        "verdict": verdict.lines,
+    }
+    write_report(out, values, scores[main])
+    print_scores(console, f"{main}: {final}", scores[main], cluster_rows(account["clusters"]))
     say(
         f"written: {final}, evaluation.json, confusion.png; held-out pictures for --calibration: "
         f"{out / 'calibration'}"
     )
-    say("export and serve it:")
+    for line in verdict.lines:
+        say(line)
+    say("export and serve it:" if verdict.worth_serving else "not worth serving; to try it all the same:")
     name = ready.config.name if recipe != "folder" else "mine"
     say(f"  paca export auto --checkpoint {shlex.quote(str(final))} --out models/{name}/1/model.onnx")
     say("  PACA_MODELS=models paca serve")
     return final
-
-
-def evaluate(
-    model: Path,
-    data: Path,
-    out: Path | None = None,
-    *,
-    as_json: bool = False,
-    device: str = "auto",
-    console: Console | None = None,
-) -> Evaluation:
-    """Scores an .onnx or a checkpoint on a pack or a class folder; prints tables or JSON, writes
-    evaluation.json and confusion.png into `out`."""
-    console = console or Console()
-    track, say = showing(Console(stderr=True) if as_json else console)
-    found = score_model(model, data, device, track)
-    for line in found.skipped:
-        say(f"skipped: {line}")
-    if as_json:
-        print(json.dumps(found.to_dict(), ensure_ascii=False))
-    else:
-        rate = f"{found.images_per_second:.0f} pictures/s, {found.runs_on}, batch {found.batch}"
-        extra = {"precision of weights": found.precision, "speed": rate, **_lines(found.clusters)}
-        print_scores(console, f"{found.model} on {found.data}", found.scores, extra)
-    if out:
-        say("written: " + ", ".join(str(path) for path in write_report(out, found.to_dict(), found.scores)))
-    return found
 
 
 def write_calibration(pictures: Pictures, folder: Path) -> None:
@@ -159,15 +149,3 @@ def _account(
         "metrics": {name: s.summary() for name, s in scores.items()},
         "clusters": clusters,
     }
-
-
-def _lines(clusters: dict[str, Any]) -> dict[str, str]:
-    """The clusters' measures as rows of a table."""
-    if not clusters:
-        return {}
-    lines = {"accuracy with uniform clusters": f"{100 * clusters['uniform_assignment_accuracy']:.2f} %"}
-    for s in clusters["stages"]:
-        lines[f"clusters in use, stage {s['stage']}"] = (
-            f"{s['in_use']} of {s['clusters']} (effective {s['effective']}, different rows {s['rank']})"
-        )
-    return lines

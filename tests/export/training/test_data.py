@@ -78,10 +78,10 @@ def test_pictures_are_turned_upright_and_greyscale_becomes_rgb(tmp_path: Path) -
 def test_unreadable_files_are_skipped_and_listed(class_folder: Callable[[int], Path]) -> None:
     folder = class_folder(3)
     (folder / "red" / "broken.jpg").write_bytes(b"\xff\xd8not a picture")
-    (folder / "red" / "notes.txt").write_text("not a picture either, and not called one")
+    (folder / "red" / "notes.txt").write_text("not a picture either, and not called one, but counted")
     found = read_folder(folder, 16)
     assert len(found) == 9
-    assert [line.split(":")[0] for line in found.skipped] == ["red/broken.jpg"]
+    assert [line.split(":")[0] for line in found.skipped] == ["red/broken.jpg", "red/notes.txt"]
 
 
 @pytest.mark.parametrize(

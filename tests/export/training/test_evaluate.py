@@ -12,8 +12,7 @@ from export.checkpoints import load
 from export.paca import PaCaViT
 from export.training.checkpoint import save_final
 from export.training.data import DataError
-from export.training.evaluate import evaluate
-from export.training.run import evaluate as command
+from export.training.evaluate import command, evaluate
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from export.pictures import prepare
 from export.training.data import DataError
-from export.training.served import prepare, read
+from export.training.served import read
 from service import images
 from service.artifact import Preprocessing
 

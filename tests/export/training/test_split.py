@@ -10,6 +10,7 @@ from PIL import Image
 
 from export.training.data import DataError, Pictures
 from export.training.split import split_folder, stratified, tail
+from service.files import write_json
 
 
 def test_the_tail_of_a_shuffled_pack_is_held_out() -> None:
@@ -34,18 +35,20 @@ def test_the_split_of_a_folder_is_written_down_and_kept(
     class_folder: Callable[[int], Path], tmp_path: Path
 ) -> None:
     folder, record = class_folder(10), tmp_path / "run" / "split.json"
-    train, held_out = split_folder(folder, 16, record, 0.2, seed=1)
-    assert (len(train), len(held_out)) == (24, 6)
+    first = split_folder(folder, 16, record, 0.2, seed=1)
+    assert (len(first.train), len(first.held_out)) == (24, 6)
+    assert first.record is not None
+    write_json(record, first.record)
     written = json.loads(record.read_text())
     assert set(written["train"]) | set(written["held_out"]) == {
         p.relative_to(folder).as_posix() for p in folder.rglob("*.png")
     }
     again = split_folder(folder, 16, record, 0.5, seed=2)  # what is written counts, not the new wish
-    assert again[1].names == held_out.names
+    assert again.held_out.names == first.held_out.names
     Image.new("RGB", (8, 8)).save(folder / "red" / "new.png")
     grown = split_folder(folder, 16, record, 0.2, seed=1)
-    assert "red/new.png" in grown[0].names
-    assert grown[1].names == held_out.names
+    assert "red/new.png" in grown.train.names
+    assert grown.held_out.names == first.held_out.names
 
 
 def test_a_folder_with_train_and_val_is_taken_as_it_is(
@@ -56,9 +59,9 @@ def test_a_folder_with_train_and_val_is_taken_as_it_is(
     for part in ("train", "val"):
         (both / part).parent.mkdir(exist_ok=True)
         (both / part).symlink_to(folder, target_is_directory=True)
-    train, val = split_folder(both, 16, tmp_path / "split.json", 0.2, 1)
-    assert (len(train), len(val)) == (12, 12)
-    assert not (tmp_path / "split.json").exists()
+    split = split_folder(both, 16, tmp_path / "split.json", 0.2, 1)
+    assert (len(split.train), len(split.held_out)) == (12, 12)
+    assert split.record is None
 
 
 def test_classes_of_a_single_picture_leave_nothing_to_hold_out(
