@@ -20,21 +20,26 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 class Admission:
-    """Counts one model's pictures in flight. All calls belong to one event loop."""
+    """Counts one model's pictures in flight. All calls belong to one event loop. retry_after: seconds after
+    which there should be room, for those who are refused."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.in_flight = limit, 0
 
-    def check(self) -> None:
+    def check(self, retry_after: float = 1.0) -> None:
         """Overloaded while `limit` pictures are in flight."""
         if self.in_flight >= self.limit:
-            raise Overloaded("too many pictures are in flight; try again in a moment", reason="queue")
+            raise Overloaded(
+                "too many pictures are in flight; try again in a moment",
+                retry_after=retry_after,
+                reason="queue",
+            )
 
     @contextmanager
-    def admit(self, pictures: int) -> Iterator[None]:
+    def admit(self, pictures: int, retry_after: float = 1.0) -> Iterator[None]:
         """Counts a request's pictures as in flight; Overloaded where there is no room. The last request
         admitted may pass the limit: it is served whole."""
-        self.check()
+        self.check(retry_after)
         self.in_flight += pictures
         try:
             yield

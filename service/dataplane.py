@@ -266,7 +266,7 @@ class DataPlane:
 
     def _with_room(self, predictor: Predictor) -> Predictor:
         self._memory.check()
-        self.admission(predictor).check()
+        self.admission(predictor).check(predictor.retry_after)
         return predictor
 
     def check_room(self, predictor: Predictor) -> None:
@@ -315,7 +315,7 @@ class DataPlane:
         call.model, call.pictures = f"{predictor.name}:{predictor.version}", pictures
         try:
             self._memory.check()
-            with self.admission(predictor).admit(pictures):
+            with self.admission(predictor).admit(pictures, predictor.retry_after):
                 return await run_until_deadline(work, call)
         finally:
             work.close()  # where it was refused before it began

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from service.batcher import Answer, Batcher
+from service.batcher import Answer, Batcher, Bounds, Counters, Room
 from service.errors import BadArtifact, DeadlineExceeded, Draining, EngineFailure, Overloaded
 
 
@@ -65,7 +65,7 @@ async def occupied(batcher: Batcher[int, int], engine: Doubler) -> asyncio.Task[
 
 def test_1_every_item_gets_its_own_row() -> None:
     async def main() -> None:
-        batcher = Batcher(Doubler(), max_batch=7)
+        batcher = Batcher(Doubler(), Bounds(max_batch=7))
         answers = await asyncio.gather(*(batcher.submit(i) for i in range(50)))
         assert [answer.result for answer in answers] == [2 * i for i in range(50)]
         assert (batcher.items, batcher.depth, batcher.in_flight) == (50, 0, 0)
@@ -76,7 +76,7 @@ def test_1_every_item_gets_its_own_row() -> None:
 def test_2_a_run_holds_at_most_max_batch_items_in_the_order_they_came() -> None:
     async def main() -> None:
         engine = Doubler()
-        batcher = Batcher(engine, max_batch=3)
+        batcher = Batcher(engine, Bounds(max_batch=3))
         with engine.busy():
             first = await occupied(batcher, engine)
             rest = [asyncio.create_task(batcher.submit(i)) for i in range(1, 9)]
@@ -91,7 +91,7 @@ def test_2_a_run_holds_at_most_max_batch_items_in_the_order_they_came() -> None:
 def test_2_only_items_with_the_same_key_share_a_run_and_the_oldest_goes_first() -> None:
     async def main() -> None:
         engine = Doubler()
-        batcher = Batcher(engine, max_batch=3, key=lambda item: item % 2)
+        batcher = Batcher(engine, Bounds(max_batch=3), key=lambda item: item % 2)
         with engine.busy():
             first = await occupied(batcher, engine)
             rest = [asyncio.create_task(batcher.submit(i)) for i in (1, 2, 3, 4, 5, 7)]
@@ -106,7 +106,7 @@ def test_2_only_items_with_the_same_key_share_a_run_and_the_oldest_goes_first() 
 def test_3_an_item_does_not_wait_while_an_instance_is_idle() -> None:
     async def main() -> None:
         engine = Doubler()
-        batcher = Batcher(engine, max_batch=8, instances=2)
+        batcher = Batcher(engine, Bounds(max_batch=8, instances=2))
         with engine.busy():
             first = await occupied(batcher, engine)
             second = asyncio.create_task(batcher.submit(1))
@@ -124,13 +124,13 @@ def test_3_an_item_does_not_wait_while_an_instance_is_idle() -> None:
 def test_3_max_wait_lets_a_run_fill_and_a_full_one_goes_at_once() -> None:
     async def main() -> None:
         engine = Doubler()
-        patient = Batcher(engine, max_batch=2, max_wait=20)
+        patient = Batcher(engine, Bounds(max_batch=2, max_wait=20))
         first = asyncio.create_task(patient.submit(1))
         await asyncio.sleep(0.05)
         assert engine.runs == []
         await asyncio.gather(first, patient.submit(2))
         assert engine.runs == [[1, 2]]
-        short = Batcher(engine, max_batch=2, max_wait=0.05)
+        short = Batcher(engine, Bounds(max_batch=2, max_wait=0.05))
         answer = await short.submit(3)
         assert answer.queue_ms >= 49
         assert engine.runs == [[1, 2], [3]]
@@ -138,10 +138,80 @@ def test_3_max_wait_lets_a_run_fill_and_a_full_one_goes_at_once() -> None:
     go(main)
 
 
+def test_3_a_full_run_does_not_wait_behind_another_key_that_waits_for_company() -> None:
+    async def main() -> None:
+        engine = Doubler()
+        batcher = Batcher(engine, Bounds(max_batch=2, max_wait=20), key=lambda item: item % 2)
+        odd = asyncio.create_task(batcher.submit(1))
+        await asyncio.sleep(0.01)
+        await asyncio.gather(batcher.submit(2), batcher.submit(4))
+        assert engine.runs == [[2, 4]]
+        await batcher.submit(3)
+        assert (await odd).result == 2
+        assert engine.runs == [[2, 4], [1, 3]]
+
+    go(main)
+
+
+def test_3_batchers_that_share_room_together_run_no_more_than_fits_and_take_turns() -> None:
+    async def main() -> None:
+        room = Room(2)
+        engines = [Doubler(), Doubler(), Doubler()]
+        batchers = [Batcher(e, Bounds(instances=2), share=room.share(1, 2)) for e in engines]
+        with engines[0].busy(), engines[1].busy(), engines[2].busy():
+            tasks = [asyncio.create_task(b.submit(i)) for i in range(3) for b in batchers]
+            await until(lambda: sum(len(e.runs) for e in engines) == 2)
+            await asyncio.sleep(0.05)
+            assert (room.taken, [len(e.runs) for e in engines]) == (2, [1, 1, 0])
+            engines[0].open.set()
+            await until(lambda: len(engines[2].runs) == 1)  # its turn, before the first one's second run
+        await asyncio.gather(*tasks)
+        assert [e.runs for e in engines] == [[[0], [1], [2]]] * 3
+        assert room.taken == 0
+
+    go(main)
+
+
+def test_3_who_waits_for_room_and_then_has_nothing_left_to_run_holds_up_nobody() -> None:
+    async def main() -> None:
+        room = Room(2)
+        small, large = Doubler(), Doubler()
+        first = Batcher(small, Bounds(instances=2), share=room.share(1, 2))
+        second = Batcher(large, share=room.share(2, 1))
+        with small.busy():
+            running = await occupied(first, small)
+            leaving = asyncio.create_task(second.submit(1))
+            await until(lambda: second.depth == 1)
+            behind = asyncio.create_task(first.submit(2))
+            await until(lambda: first.depth == 1)  # it asked later than the one that needs both cores
+            leaving.cancel()
+            await until(lambda: len(small.runs) == 2)
+        await asyncio.gather(running, behind)
+        assert large.runs == []
+        assert (await second.submit(3)).result == 6
+
+    go(main)
+
+
+def test_3_a_batcher_alone_uses_all_its_instances_whatever_the_room() -> None:
+    async def main() -> None:
+        engine = Doubler()
+        room = Room(1)
+        batcher = Batcher(engine, Bounds(instances=3), share=room.share(2, 3))
+        with engine.busy():
+            tasks = [asyncio.create_task(batcher.submit(i)) for i in range(3)]
+            await until(lambda: len(engine.runs) == 3)
+        await asyncio.gather(*tasks)
+        await batcher.close()
+        assert room.cores == 1
+
+    go(main)
+
+
 def test_4_a_caller_that_leaves_changes_nothing_for_others_and_its_item_is_never_run() -> None:
     async def main() -> None:
         engine = Doubler()
-        batcher = Batcher(engine, max_batch=4)
+        batcher = Batcher(engine, Bounds(max_batch=4))
         with engine.busy():
             running = await occupied(batcher, engine)
             waiting = [asyncio.create_task(batcher.submit(i)) for i in range(1, 6)]
@@ -167,7 +237,7 @@ def test_4_a_caller_that_leaves_changes_nothing_for_others_and_its_item_is_never
 def test_5_a_failing_run_fails_only_the_item_that_breaks_it() -> None:
     async def main() -> None:
         engine = Doubler(bad={3: RuntimeError("CUDA is unhappy")})
-        batcher = Batcher(engine, max_batch=4)
+        batcher = Batcher(engine, Bounds(max_batch=4))
         answers = await asyncio.gather(*(batcher.submit(i) for i in range(1, 7)), return_exceptions=True)
         assert [type(a) for a in answers] == [Answer, Answer, EngineFailure, Answer, Answer, Answer]
         assert "CUDA" not in str(answers[2])
@@ -193,7 +263,7 @@ def test_5_an_item_that_fails_alone_is_run_once_more() -> None:
 def test_5_an_error_of_ours_passes_through_and_only_to_its_own_item() -> None:
     async def main() -> None:
         engine = Doubler(bad={2: BadArtifact("no")})
-        batcher = Batcher(engine, max_batch=3)
+        batcher = Batcher(engine, Bounds(max_batch=3))
         answers = await asyncio.gather(*(batcher.submit(i) for i in range(1, 4)), return_exceptions=True)
         assert [type(a) for a in answers] == [Answer, BadArtifact, Answer]
         with pytest.raises(BadArtifact, match="no"):
@@ -204,13 +274,65 @@ def test_5_an_error_of_ours_passes_through_and_only_to_its_own_item() -> None:
     go(main)
 
 
+def test_5_an_error_of_ours_keeps_its_cause() -> None:
+    async def main() -> None:
+        error = BadArtifact("no")
+        error.__cause__ = OSError("disk")
+        with pytest.raises(BadArtifact) as caught:
+            await Batcher(Doubler(bad={2: error})).submit(2)
+        assert caught.value.__cause__ is error.__cause__
+
+    go(main)
+
+
 def test_6_a_wrong_number_of_results_is_a_failure() -> None:
     async def main() -> None:
-        batcher = Batcher(lambda items: items if len(items) == 1 else items[1:], max_batch=4)
+        batcher = Batcher(lambda items: items if len(items) == 1 else items[1:], Bounds(max_batch=4))
         answers = await asyncio.gather(*(batcher.submit(i) for i in range(4)))
         assert [answer.result for answer in answers] == [0, 1, 2, 3]
         with pytest.raises(EngineFailure):
-            await Batcher(lambda items: [], max_batch=4).submit(0)
+            await Batcher(lambda items: [], Bounds(max_batch=4)).submit(0)
+
+    go(main)
+
+
+def no_thread(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_6_where_no_thread_can_be_started_the_item_is_answered_and_the_instance_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        engine = Doubler()
+        batcher = Batcher(engine, Bounds(max_batch=2))
+        with monkeypatch.context() as limited:
+            limited.setattr(threading.Thread, "start", no_thread)
+            for failure in await asyncio.gather(batcher.submit(1), batcher.submit(2), return_exceptions=True):
+                assert isinstance(failure, EngineFailure)
+                assert "can't start new thread" in str(failure.__cause__)
+        assert (batcher.in_flight, batcher.depth, batcher.counters) == (0, 0, Counters(retried=2, failed=2))
+        assert (await batcher.submit(3)).result == 6
+        assert engine.runs == [[3]]  # what was given up is not run late
+        await batcher.close()
+
+    go(main)
+
+
+def test_6_where_no_further_thread_can_be_started_those_that_run_take_the_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        engine = Doubler()
+        batcher = Batcher(engine, Bounds(instances=2))
+        with engine.busy(), monkeypatch.context() as limited:
+            first = await occupied(batcher, engine)
+            limited.setattr(threading.Thread, "start", no_thread)
+            second = asyncio.create_task(batcher.submit(1))
+            await until(lambda: batcher.depth == 1)
+        assert [(await task).result for task in (first, second)] == [0, 2]
+        assert batcher.counters == Counters(runs=2, items=2)
+        await batcher.close()
 
     go(main)
 
@@ -218,7 +340,7 @@ def test_6_a_wrong_number_of_results_is_a_failure() -> None:
 def test_7_beyond_queue_size_submit_raises_at_once_and_says_when_to_come_back() -> None:
     async def main() -> None:
         engine = Doubler(seconds=0.1)
-        batcher = Batcher(engine, max_batch=2, queue_size=4)
+        batcher = Batcher(engine, Bounds(max_batch=2, queue_size=4))
         await batcher.submit(0)  # measures a run: 0.1 s an item
         with engine.busy():
             first = await occupied(batcher, engine)
@@ -239,7 +361,7 @@ def test_7_beyond_queue_size_submit_raises_at_once_and_says_when_to_come_back() 
 
 def test_7_an_idle_instance_counts_as_room() -> None:
     async def main() -> None:
-        batcher = Batcher(Doubler(), max_batch=4, queue_size=4)
+        batcher = Batcher(Doubler(), Bounds(max_batch=4, queue_size=4))
         answers = await asyncio.gather(*(batcher.submit(i) for i in range(9)), return_exceptions=True)
         assert [type(a) for a in answers] == [Answer] * 8 + [Overloaded]
 
@@ -249,7 +371,7 @@ def test_7_an_idle_instance_counts_as_room() -> None:
 def test_8_a_deadline_that_passes_is_answered_then_and_the_waiting_item_is_not_run() -> None:
     async def main() -> None:
         engine = Doubler()
-        batcher = Batcher(engine, max_batch=4)
+        batcher = Batcher(engine, Bounds(max_batch=4))
         with engine.busy():
             running = asyncio.create_task(batcher.submit(1, time.monotonic() + 0.05))
             await until(lambda: len(engine.runs) == 1)
@@ -270,7 +392,7 @@ def test_8_a_deadline_already_past_is_never_run() -> None:
         engine = Doubler()
         for max_batch in (1, 4):
             with pytest.raises(DeadlineExceeded):
-                await Batcher(engine, max_batch=max_batch).submit(1, time.monotonic() - 1)
+                await Batcher(engine, Bounds(max_batch=max_batch)).submit(1, time.monotonic() - 1)
         assert engine.runs == []
 
     go(main)
@@ -279,7 +401,7 @@ def test_8_a_deadline_already_past_is_never_run() -> None:
 def test_9_close_finishes_what_runs_and_what_waits_and_refuses_what_comes() -> None:
     async def main() -> None:
         engine = Doubler()
-        batcher = Batcher(engine, max_batch=2, max_wait=20)
+        batcher = Batcher(engine, Bounds(max_batch=2, max_wait=20))
         with engine.busy():
             tasks = [asyncio.create_task(batcher.submit(i)) for i in range(3)]
             await until(lambda: len(engine.runs) == 1)
@@ -300,7 +422,7 @@ def test_9_close_finishes_what_runs_and_what_waits_and_refuses_what_comes() -> N
 def test_9_after_the_grace_what_still_waits_is_answered_draining() -> None:
     async def main() -> None:
         engine = Doubler()
-        batcher = Batcher(engine, max_batch=1)
+        batcher = Batcher(engine, Bounds(max_batch=1))
         with engine.busy():
             running = await occupied(batcher, engine)
             waiting = asyncio.create_task(batcher.submit(1))
@@ -319,7 +441,7 @@ def test_9_after_the_grace_what_still_waits_is_answered_draining() -> None:
 def test_timings_say_how_long_an_item_waited_and_ran() -> None:
     async def main() -> None:
         engine = Doubler(seconds=0.05)
-        batcher = Batcher(engine, max_batch=2)
+        batcher = Batcher(engine, Bounds(max_batch=2))
         first, second = asyncio.create_task(batcher.submit(1)), None
         await until(lambda: len(engine.runs) == 1)
         second = await batcher.submit(2)
@@ -331,7 +453,7 @@ def test_timings_say_how_long_an_item_waited_and_ran() -> None:
 
 
 def test_it_serves_one_event_loop_after_another() -> None:
-    batcher = Batcher(Doubler(), max_batch=2)
+    batcher = Batcher(Doubler(), Bounds(max_batch=2))
     for i in range(3):
         assert asyncio.run(batcher.submit(i)).result == 2 * i
 
@@ -339,4 +461,4 @@ def test_it_serves_one_event_loop_after_another() -> None:
 @pytest.mark.parametrize("bad", [{"max_batch": 0}, {"queue_size": 0}, {"instances": 0}, {"max_wait": -1.0}])
 def test_impossible_settings_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="at least"):
-        Batcher(Doubler(), **bad)
+        Batcher(Doubler(), Bounds(**bad))

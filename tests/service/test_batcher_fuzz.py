@@ -7,33 +7,24 @@ import random
 import threading
 import time
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
-from service.batcher import Batcher
+from service.batcher import Batcher, Bounds
 from service.errors import PacaError
 
 
 @pytest.mark.parametrize(
-    ("seed", "shape"),
+    ("seed", "bounds", "key"),
     [
-        (1, {"max_batch": 1, "queue_size": 30}),
-        (2, {"max_batch": 8, "queue_size": 100, "instances": 3}),
-        (
-            3,
-            {
-                "max_batch": 5,
-                "queue_size": 50,
-                "instances": 2,
-                "max_wait": 0.002,
-                "key": lambda item: item % 3,
-            },
-        ),
+        (1, Bounds(max_batch=1, queue_size=30), None),
+        (2, Bounds(max_batch=8, queue_size=100, instances=3), None),
+        (3, Bounds(max_batch=5, queue_size=50, instances=2, max_wait=0.002), lambda item: item % 3),
     ],
 )
 def test_the_promise_holds_under_thousands_of_random_cancellations_failures_and_deadlines(
-    seed: int, shape: dict[str, Any]
+    seed: int, bounds: Bounds, key: Callable[[int], int] | None
 ) -> None:
     """3,000 callers a case, more where a slow machine needs them to see every outcome. Every tenth item
     breaks its run always, some break one at random, some runs return too little, callers leave at any
@@ -43,9 +34,9 @@ def test_the_promise_holds_under_thousands_of_random_cancellations_failures_and_
     lock = threading.Lock()
 
     def run(items: list[int]) -> list[int]:
-        assert 1 <= len(items) <= shape["max_batch"]
-        if "key" in shape:
-            assert len({item % 3 for item in items}) == 1
+        assert 1 <= len(items) <= bounds.max_batch
+        if key:
+            assert len({key(item) for item in items}) == 1
         with lock:
             runs.update(items)
             luck, pause = chance.random(), chance.random() * 0.001
@@ -56,7 +47,7 @@ def test_the_promise_holds_under_thousands_of_random_cancellations_failures_and_
 
     outcomes: Counter[str] = Counter()
     gone: list[int] = []
-    gate = asyncio.Semaphore(shape["queue_size"] + 30)
+    gate = asyncio.Semaphore(bounds.queue_size + 30)
 
     def varied(batcher: Batcher[int, int]) -> bool:
         return (
@@ -95,7 +86,7 @@ def test_the_promise_holds_under_thousands_of_random_cancellations_failures_and_
                 leaving.cancel()
 
     async def main() -> int:
-        batcher = Batcher(run, **shape)
+        batcher = Batcher(run, bounds, key=key)
         callers = [asyncio.create_task(caller(batcher, item)) for item in range(3000)]
         while (waiting := len(callers) - sum(outcomes.values())) > 400 or not varied(batcher):
             if waiting <= 400:
