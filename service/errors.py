@@ -87,3 +87,8 @@ class BadArtifact(CannotStart): ...
 
 
 class ProviderUnavailable(CannotStart): ...
+
+
+def kind_of(error: PacaError) -> str:
+    """The stable name of an error's kind, e.g. bad-artifact."""
+    return "".join("-" + c.lower() if c.isupper() else c for c in type(error).__name__).lstrip("-")

@@ -18,7 +18,6 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
@@ -29,13 +28,14 @@ import numpy as np
 from . import assemble, images, repository
 from .artifact import Manifest
 from .assemble import Photo, Scene
-from .batcher import Answer, Batcher
+from .batcher import Answer, Batcher, Bounds, Share
 from .engine import Device, Engine, GradientEngine, Outputs
-from .errors import BadArtifact, BadParameter, DeadlineExceeded
+from .errors import BadParameter, DeadlineExceeded, PacaError
 from .explain import class_weights, stage_maps
 from .methods import Evidence, Method, Probe
 from .options import MAX_TARGETS, ClassifyOptions, ExplainOptions
 from .plan import Plan, make_plan, offers
+from .providers import PROVIDERS
 from .results import Classification, ExplainResult, Explanation, Heatmap, ImageInfo, Timings
 
 log = logging.getLogger("paca.predictor")
@@ -48,7 +48,8 @@ MAX_ROWS = 128  # of one request for tensors
 class Capacity:
     """How much runs at once. instances: parallel runs; max_batch: pictures a run; max_wait: seconds a batch
     waits for company; queue_size: pictures that may wait; admitted: pictures at work beyond which a server
-    takes no further request; decoders: pictures decoded at the same time."""
+    takes no further request; decoders: pictures decoded at the same time; runs, gradient_runs: the parts of
+    the machine that runs of all models share."""
 
     instances: int = 1
     max_batch: int = 1
@@ -56,6 +57,8 @@ class Capacity:
     queue_size: int = 128
     admitted: int = 128
     decoders: int = 2
+    runs: Share | None = None
+    gradient_runs: Share | None = None
 
 
 @dataclass(frozen=True)
@@ -107,12 +110,14 @@ class Predictor:
         limits: images.Limits | None = None,
         gradients: GradientEngine | None = None,
     ) -> None:
-        """Self-tests the engine first: BadArtifact where it does not give what its exporter measured."""
+        """Self-tests and warms up first: BadArtifact where the engine does not give what its exporter
+        measured, EngineFailure where memory or the device failed."""
+        self.capacity = c = capacity or Capacity()
         engine.self_test()
+        engine.warm_up(c.max_batch)
         self.name, self.version = name, version
         self.manifest: Manifest = engine.manifest
-        self.provider, self.sha256 = engine.provider, engine.sha256
-        self.capacity = capacity or Capacity()
+        self.sha256 = engine.sha256
         self._limits = limits or images.Limits()
         self._engine, self._gradients = engine, gradients if engine.manifest.explain else None
         if self._gradients:
@@ -121,25 +126,22 @@ class Predictor:
         self._idle.set()
         self._workers = ThreadPoolExecutor(self.capacity.decoders, thread_name_prefix=f"{name}-pixels")
         self._decoding = images.DecodePool(self._workers)
-        c = self.capacity
         self.batcher: Batcher[Picture, Outputs] = Batcher(
             self._run,
-            max_batch=c.max_batch,
-            max_wait=c.max_wait,
-            queue_size=c.queue_size,
-            instances=c.instances,
+            Bounds(c.max_batch, c.max_wait, c.queue_size, c.instances),
+            key=lambda picture: picture.tensor.shape,
+            share=c.runs,
         )
         # Gradients have a queue and a thread of their own, so that a flood of /explain cannot starve
         # /classify.
         self.gradient_batcher: Batcher[GradientInput, dict[str, np.ndarray]] | None = None
         if self._gradients:
             run = partial(_run_gradients, self._gradients)
-            # On CPU company gains nothing, and alone equal questions get equal maps, bit for bit.
-            most = c.max_batch if self.provider == "cuda" else 1
-            self.gradient_batcher = Batcher(
-                run, max_batch=most, max_wait=0.0, queue_size=c.queue_size * MAX_TARGETS, instances=1
-            )
-        self._warm_up()
+            # Where batching gains nothing, maps are computed alone: equal requests get equal maps, bit for
+            # bit.
+            most = c.max_batch if PROVIDERS[self.provider].batching_pays else 1
+            bounds = Bounds(max_batch=most, queue_size=c.queue_size * MAX_TARGETS)
+            self.gradient_batcher = Batcher(run, bounds, share=c.gradient_runs)
 
     @classmethod
     def open(
@@ -155,6 +157,16 @@ class Predictor:
         beside = path.with_name("explain.onnx")
         gradients = GradientEngine(beside, device) if beside.is_file() else None
         return cls(Engine(path, device), name, version, capacity=capacity, gradients=gradients)
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that runs it now."""
+        return self._engine.provider
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds until what waits for the engine now will have been run, as measured."""
+        return self.batcher.retry_after
 
     @property
     def precision(self) -> str:
@@ -260,13 +272,17 @@ class Predictor:
             self._gradients.close()
 
     def _check_tensor(self, batch: np.ndarray) -> None:
-        height, width = self.manifest.preprocessing.size
+        fixed = self.manifest.preprocessing.size
+        height, width = ("height", "width") if self.manifest.dynamic_size else fixed
         kind, shape = (
             (np.uint8, (height, width, 3))
             if self.manifest.input == "uint8"
             else (np.float32, (3, height, width))
         )
-        fits = batch.ndim == 4 and (batch.shape[1:] == shape or self.manifest.dynamic_size)
+        fits = batch.ndim == 4 and all(
+            given and (given == size or isinstance(size, str))
+            for given, size in zip(batch.shape[1:], shape, strict=True)
+        )
         if batch.dtype != kind or not fits or not len(batch):
             raise BadParameter(
                 f"image must be {np.dtype(kind)} of shape (B, {', '.join(map(str, shape))}), not "
@@ -309,14 +325,16 @@ class Predictor:
         )
         try:
             out = self._engine.run(batch, names)
-        except Exception:
+        except PacaError:
+            raise  # the input's fault: a fresh session would not take it either
+        except Exception:  # what ONNX Runtime raises is no contract
             log.exception(
                 "a run of %d pictures failed on %s; opening a fresh session", len(pictures), self.provider
             )
-            with suppress(
-                BadArtifact
-            ):  # replaced meanwhile: the registry takes the new file up, the old session goes on
+            try:
                 self._engine.reopen()
+            except PacaError as error:  # e.g. replaced meanwhile: the old session goes on
+                log.error("no fresh session: %s", error)
             raise  # the batcher runs each picture once more, alone
         return [out.row(i) for i in range(len(pictures))]
 
@@ -378,18 +396,6 @@ class Predictor:
             target = assemble.Target(class_id, contrast, cam, gradients, heatmap)
             explanations.append(assemble.explanation(scene, target))
         return explanations
-
-    def _warm_up(self) -> None:
-        """Runs every batch size once at its largest, so that the first request does not pay for memory and
-        kernels."""
-        height, width = self.manifest.preprocessing.size
-        blank = np.zeros((self.capacity.max_batch, height, width, 3), np.uint8)
-        features = (self.manifest.explain and ("features",)) or ()
-        out = self._engine.run(blank, features)
-        if self._gradients and features:
-            self._gradients.run(
-                out.arrays["features"][:1], np.zeros((1, len(self.manifest.labels)), np.float32)
-            )
 
 
 async def gather(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

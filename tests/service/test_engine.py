@@ -98,7 +98,7 @@ def test_cuda_that_is_demanded_but_absent_is_an_error_not_a_silent_cpu(model: Pa
 
 
 def test_an_unknown_provider_names_the_known_ones(model: Path) -> None:
-    with pytest.raises(CannotStart, match="auto, cpu or cuda"):
+    with pytest.raises(CannotStart, match="auto, cuda, cpu"):
         Engine(model, Device("tpu"))
 
 

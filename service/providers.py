@@ -1,0 +1,75 @@
+"""Where models can run: one row an execution provider. A new one is a row here and its test.
+
+Reads and opens nothing; `engine` opens sessions with these rows, `wiring` takes its defaults from them,
+settings and the command line their choices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from .errors import CannotStart
+
+SMALL_NETWORK_MACS = 1e9  # on CPU smaller ones answer more when pictures share a run (docs/decisions.md)
+
+
+@dataclass(frozen=True)
+class Provider:
+    """name: ours. ort_name: ONNX Runtime's. options: its options for a device number. batching_pays: whether
+    pictures that share a run cost less each. max_batch: default pictures a run of a network of so many
+    multiply-accumulates. io_binding: whether inputs and outputs cross to a device. one_instance: by default
+    one run at a time fills it; else one a core. remedy: what to do where it is missing."""
+
+    name: str
+    ort_name: str
+    options: Callable[[int], Mapping[str, str]]
+    batching_pays: bool
+    max_batch: Callable[[float], int]
+    io_binding: bool
+    one_instance: bool
+    remedy: str
+
+
+ROWS = (  # in the order in which `auto` tries them
+    Provider(
+        name="cuda",
+        ort_name="CUDAExecutionProvider",
+        options=lambda device_id: {
+            "device_id": str(device_id),
+            "arena_extend_strategy": "kSameAsRequested",
+            "cudnn_conv_algo_search": "HEURISTIC",
+        },
+        batching_pays=True,
+        max_batch=lambda macs: 16,
+        io_binding=True,
+        one_instance=True,
+        remedy="install paca-serve[gpu], check driver and CUDA libraries, or set PACA_PROVIDER=cpu",
+    ),
+    Provider(
+        name="cpu",
+        ort_name="CPUExecutionProvider",
+        options=lambda device_id: {},
+        batching_pays=False,
+        max_batch=lambda macs: 4 if macs < SMALL_NETWORK_MACS else 1,
+        io_binding=False,
+        one_instance=False,
+        remedy="install paca-serve[cpu]",
+    ),
+)
+PROVIDERS: dict[str, Provider] = {row.name: row for row in ROWS}
+AUTO = "auto"
+
+
+def choices() -> tuple[str, ...]:
+    """What `PACA_PROVIDER` may say."""
+    return (AUTO, *PROVIDERS)
+
+
+def candidates(choice: str) -> tuple[Provider, ...]:
+    """The rows that a choice allows, in the order of trying; CannotStart for one that is not known."""
+    if choice == AUTO:
+        return tuple(PROVIDERS.values())
+    if choice not in PROVIDERS:
+        raise CannotStart(f"unknown provider {choice!r}; choose one of: {', '.join(choices())}")
+    return (PROVIDERS[choice],)
