@@ -1,26 +1,33 @@
 """The loaded models: which name and version answers, and how a new version takes over without a lost request.
 
 A version is loaded, self-tested and only then swapped in; the one it replaces closes after its last request.
-A bad one is reported and the old keeps serving. What a model does is `predictor`'s, where files lie is
-`repository`'s.
+Nothing that goes wrong while one version is loaded ends the watcher, the start or another model. A version
+whose files are bad waits for other files; one for which memory or the device failed is tried again, ever more
+rarely. What a model does is said by `predictor`, where files lie by `repository`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections import defaultdict
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from . import repository
-from .errors import CannotStart, NotReady, PacaError, UnknownModel
+from .batcher import Batcher, Counters
+from .errors import BadArtifact, CannotStart, EngineFailure, NotReady, PacaError, UnknownModel, kind_of
 from .predictor import Predictor
 from .repository import ModelFiles
 
 log = logging.getLogger("paca.registry")
 LAST_SECONDS = 1.0  # for requests that have got a version but not yet called it, when it is replaced
+FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 5.0, 300.0  # each pause is twice the one before
 Load = Callable[[ModelFiles], Predictor]
+Key = tuple[str, str]  # name, version
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,49 @@ class ModelStatus:
     versions: tuple[str, ...]
     default_version: str
     predictor: Predictor
+
+
+@dataclass(frozen=True)
+class LoadFailure:
+    """A version that could not be loaded. kind: what went wrong, e.g. bad-artifact or engine-failure.
+    failing_seconds: since it first failed. retry_in_seconds: until it is tried again; None = once a file of
+    it changes."""
+
+    name: str
+    version: str
+    kind: str
+    message: str
+    failing_seconds: float
+    retry_in_seconds: float | None
+
+    @property
+    def line(self) -> str:
+        return f"model {self.name} version {self.version}: {self.message}"
+
+
+@dataclass(frozen=True)
+class ModelCounters:
+    """What one model's queues counted since the start, over all its versions, those gone included."""
+
+    pictures: Counters = field(default_factory=Counters)
+    gradients: Counters = field(default_factory=Counters)
+
+    def __add__(self, other: ModelCounters) -> ModelCounters:
+        return ModelCounters(self.pictures + other.pictures, self.gradients + other.gradients)
+
+
+@dataclass
+class _Failed:
+    """stamp: of the files that failed. since, due: monotonic seconds; due None = not before the files
+    change. Without the error itself, whose traceback would hold what was half loaded."""
+
+    files: ModelFiles
+    stamp: object
+    kind: str
+    message: str
+    since: float
+    pause: float
+    due: float | None
 
 
 class Registry:
@@ -48,34 +98,68 @@ class Registry:
     ) -> None:
         """load: makes a self-tested Predictor of files (blocking; run in a thread). watch: seconds between
         looks at the folder, 0 = never."""
-        self._folder, self._load, self._precision, self._default, self._watch = (
-            folder,
-            load,
-            precision,
-            default,
-            watch,
-        )
-        self._loaded: dict[tuple[str, str], tuple[Predictor, object]] = {}
+        self._folder, self._load, self._precision = folder, load, precision
+        self._default, self._watch = default, watch
+        self._loaded: dict[Key, tuple[Predictor, object]] = {}
+        self._failed: dict[Key, _Failed] = {}
+        self._pending: list[Key] = []
+        self._retired: list[Predictor] = []  # closing: they may still count
+        self._gone: dict[str, ModelCounters] = defaultdict(ModelCounters)
+        self._tasks: set[asyncio.Task[None]] = set()
         self._closing: set[asyncio.Task[None]] = set()
-        self._watcher: asyncio.Task[None] | None = None
+        self._retry: asyncio.TimerHandle | None = None
         self._reloading = asyncio.Lock()
-        self._rejected: dict[tuple[str, str], object] = {}
+        self._said: set[str] = (
+            set()
+        )  # what was logged of folders that cannot be read, so that it is said once
         self.reload_failures = 0
         self.draining = False
 
     @property
     def ready(self) -> tuple[bool, str]:
-        """Whether every request can be answered, and if not, why."""
+        """Whether the model that answers by default is loaded, and if not, why."""
         if self.draining:
             return False, "draining: the server is shutting down"
-        if not self._loaded:
-            return False, "loading: no model is ready yet"
-        return True, "ready"
+        if self._default is None:
+            return (True, "ready") if self._loaded else (False, "loading: no model is ready yet")
+        if any(name == self._default for name, _ in self._loaded):
+            return True, "ready"
+        for failure in self.failures():
+            if failure.name == self._default and not any(name == self._default for name, _ in self._pending):
+                return False, f"the default model could not be loaded: {failure.line}"
+        return False, f"loading: the default model {self._default} is not ready yet"
 
     @property
     def default_model(self) -> str | None:
         """The model that answers when none is named."""
         return self._default or min((name for name, _ in self._loaded), default=None)
+
+    @property
+    def loading(self) -> tuple[Key, ...]:
+        """(name, version) of what is there but has not been tried yet."""
+        return tuple(self._pending)
+
+    def failures(self) -> tuple[LoadFailure, ...]:
+        """What could not be loaded, by name and version."""
+        now = time.monotonic()
+        return tuple(
+            LoadFailure(
+                *key,
+                kind=failed.kind,
+                message=failed.message,
+                failing_seconds=now - failed.since,
+                retry_in_seconds=None if failed.due is None else max(0.0, failed.due - now),
+            )
+            for key, failed in sorted(self._failed.items(), key=lambda item: (item[0][0], int(item[0][1])))
+        )
+
+    def counters(self) -> dict[str, ModelCounters]:
+        """By model name, what its queues counted since the start. Nothing is lost when a version is replaced
+        or dropped."""
+        totals = defaultdict(ModelCounters, self._gone)
+        for predictor in (*(loaded for loaded, _ in self._loaded.values()), *self._retired):
+            totals[predictor.name] += _counters(predictor)
+        return dict(totals)
 
     def models(self) -> list[ModelStatus]:
         """What is loaded, by name."""
@@ -85,34 +169,48 @@ class Registry:
         return [
             ModelStatus(
                 name,
-                tuple(sorted(found, key=int)),
-                newest := max(found, key=int),
+                tuple(sorted(versions, key=int)),
+                newest := max(versions, key=int),
                 self._loaded[name, newest][0],
             )
-            for name, found in sorted(by_name.items())
+            for name, versions in sorted(by_name.items())
         ]
 
     def get(self, name: str | None = None, version: str | None = None) -> Predictor:
-        """The predictor that answers; UnknownModel lists what there is, NotReady while nothing is loaded."""
+        """The predictor that answers. UnknownModel lists what there is; NotReady while it may still come."""
         if not self._loaded:
             raise NotReady("no model is loaded yet; try again in a moment")
-        wanted = name or self.default_model
-        versions = [v for n, v in self._loaded if n == wanted]
+        chosen_name = name or self.default_model
+        versions = [v for n, v in self._loaded if n == chosen_name]
+        chosen = version or max(versions, key=int, default=None)
+        if chosen in versions:
+            return self._loaded[str(chosen_name), str(chosen)][0]
+        self._raise_if_coming(str(chosen_name), chosen)
         if not versions:
             raise UnknownModel(
-                f"there is no model {wanted!r}; loaded are: {', '.join(sorted({n for n, _ in self._loaded}))}"
+                f"there is no model {chosen_name!r}; loaded are: "
+                f"{', '.join(sorted({n for n, _ in self._loaded}))}"
             )
-        chosen = version or max(versions, key=int)
-        if chosen not in versions:
-            raise UnknownModel(
-                f"model {wanted!r} has no version {chosen!r}; loaded are: "
-                f"{', '.join(sorted(versions, key=int))}"
-            )
-        return self._loaded[str(wanted), chosen][0]
+        raise UnknownModel(
+            f"model {chosen_name!r} has no version {chosen!r}; loaded are: "
+            f"{', '.join(sorted(versions, key=int))}"
+        )
+
+    def _raise_if_coming(self, name: str, version: str | None) -> None:
+        """NotReady for a model that is still loaded, or will be tried again."""
+        if any(n == name and version in (None, v) for n, v in self._pending):
+            raise NotReady(f"model {name!r} is not loaded yet; try again in a moment")
+        for failure in self.failures():
+            meant = failure.name == name and version in (None, failure.version)
+            if meant and failure.retry_in_seconds is not None:
+                raise NotReady(
+                    f"model {name!r} could not be loaded yet and will be tried again",
+                    retry_after=failure.retry_in_seconds,
+                )
 
     async def start(self) -> None:
-        """Loads everything in the folder; CannotStart where nothing loads or the default model is not
-        there."""
+        """Loads everything in the folder, what answers by default first: `ready` from then on. CannotStart
+        where nothing can be loaded or the default model is not there."""
         names = repository.names(self._folder, self._precision)
         if self._default and self._default not in names:
             raise CannotStart(
@@ -124,63 +222,127 @@ class Registry:
             reason = "; ".join(failures) or f"no <name>/<version>/{repository.FILES[self._precision]} in it"
             raise CannotStart(f"no model could be loaded from the repository {self._folder}: {reason}")
         if self._watch:
-            self._watcher = asyncio.create_task(self._keep_watching())
+            self._spawn(self._keep_watching())
 
     async def reload(self) -> list[str]:
         """Looks at the folder again: loads new and changed versions, drops vanished ones. Returns what
         failed, one line each; the old keep serving."""
         async with self._reloading:
-            found = {
-                (files.name, files.version): files
-                for name in repository.names(self._folder, self._precision)
-                for files in repository.versions(self._folder, name, self._precision)
-            }
-            failures = []
-            for key, files in found.items():
-                if failure := await self._refresh(key, files):
-                    failures.append(failure)
-            for key in [key for key in self._loaded if key not in found]:
-                if len(self._loaded) > 1:
+            found = await asyncio.to_thread(repository.contents, self._folder, self._precision)
+            self._say_unreadable(found.unreadable)
+            there = {(files.name, files.version): files for files in found.versions}
+            hidden = set(found.unreadable)
+            self._failed = {key: failed for key, failed in self._failed.items() if key in there}
+            # the default model first, and of each model the version that answers
+            order = sorted(there, key=lambda key: (key[0] != self._default, key[0], -int(key[1])))
+            self._pending = [key for key in order if key not in self._loaded and key not in self._failed]
+            try:
+                failures = [line for key in order if (line := await self._refresh(key, there[key]))]
+            finally:
+                self._pending = []
+            for key in [key for key in self._loaded if key not in there]:
+                if len(self._loaded) > 1 and not hidden & {key[0], "/".join(key)}:
                     self._retire(self._loaded.pop(key)[0])
                     log.info("dropped model %s version %s", *key)
             return failures
 
-    async def _refresh(self, key: tuple[str, str], files: ModelFiles) -> str | None:
-        stamp: object = None
+    def _say_unreadable(self, unreadable: dict[str, str]) -> None:
+        for folder in sorted(set(unreadable) - self._said):
+            log.error("skipped %s in the model repository: %s", folder, unreadable[folder])
+        self._said = set(unreadable)
+
+    async def _refresh(self, key: Key, files: ModelFiles) -> str | None:
+        """Loads a version if it is new, changed or due; the line of what failed."""
+        failed, stamp = self._failed.get(key), None
         try:
             stamp = files.stamp
-            if (key in self._loaded and self._loaded[key][1] == stamp) or self._rejected.get(key) == stamp:
+            if key in self._loaded and self._loaded[key][1] == stamp:
+                return None
+            if failed and failed.stamp == stamp and (failed.due is None or failed.due > time.monotonic()):
                 return None
             predictor = await asyncio.to_thread(self._load, files)
-        except (PacaError, OSError) as error:
-            self.reload_failures += 1
-            self._rejected[key] = stamp
-            failure = f"model {key[0]} version {key[1]}: {error}"
-            log.error("not loaded: %s", failure)
-            return failure
-        self._rejected.pop(key, None)
+        except PacaError as error:
+            return self._fail(key, files, stamp, error)
+        except OSError as error:  # of looking at the files: they vanish, or the disk fails
+            return self._fail(key, files, stamp, EngineFailure(f"cannot look at its files: {error.strerror}"))
+        except Exception as error:  # nobody foresaw it; it must not cost another model
+            log.exception("model %s version %s", *key)
+            return self._fail(key, files, stamp, EngineFailure(f"an unforeseen {type(error).__name__}"))
+        finally:
+            if key in self._pending:
+                self._pending.remove(key)
+        self._failed.pop(key, None)
         if key in self._loaded:
             self._retire(self._loaded[key][0])
         self._loaded[key] = (predictor, stamp)
         log.info("loaded model %s version %s on %s", *key, predictor.provider)
         return None
 
+    def _fail(self, key: Key, files: ModelFiles, stamp: object, error: PacaError) -> str:
+        """Remembers a version that could not be loaded, and when to try again."""
+        self.reload_failures += 1
+        now, before = time.monotonic(), self._failed.get(key)
+        pause = min(2 * before.pause, LONGEST_RETRY_SECONDS) if before else FIRST_RETRY_SECONDS
+        self._failed[key] = _Failed(
+            files,
+            stamp,
+            kind_of(error),
+            error.message,
+            before.since if before else now,
+            pause,
+            None if isinstance(error, BadArtifact) else now + pause,
+        )
+        self._schedule_retry()
+        line = f"model {key[0]} version {key[1]}: {error.message}"
+        log.error("not loaded: %s", line)
+        return line
+
+    def _schedule_retry(self) -> None:
+        if self._retry:
+            self._retry.cancel()
+        due = min((failed.due for failed in self._failed.values() if failed.due is not None), default=None)
+        self._retry = None
+        if due is not None and not self.draining:
+            pause = max(0.0, due - time.monotonic())
+            self._retry = asyncio.get_running_loop().call_later(pause, lambda: self._spawn(self._try_again()))
+
+    async def _try_again(self) -> None:
+        """Loads what memory or the device kept from loading; looks at nothing else in the folder."""
+        async with self._reloading:
+            now = time.monotonic()
+            for key, failed in list(self._failed.items()):
+                if failed.due is not None and failed.due <= now:
+                    await self._refresh(key, failed.files)
+            self._schedule_retry()
+
     def _retire(self, predictor: Predictor) -> None:
         async def close() -> None:
             await asyncio.sleep(LAST_SECONDS)
             await predictor.close()
+            self._retired.remove(predictor)
+            self._gone[predictor.name] += _counters(predictor)
 
+        self._retired.append(predictor)
         task = asyncio.create_task(close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     async def _keep_watching(self) -> None:
+        said = ""
         while True:
             await asyncio.sleep(self._watch)
             try:
                 await self.reload()
-            except (PacaError, OSError) as error:
-                log.error("cannot look at the model repository: %s", error)
+                said = ""
+            except Exception as error:  # whatever it was, a later look may find a new model
+                if str(error) != said:
+                    log.error("cannot look at the model repository: %s", error)
+                said = str(error)
 
     def drain(self) -> None:
         """From now on not ready; requests that are here are still answered."""
@@ -189,7 +351,16 @@ class Registry:
     async def close(self) -> None:
         """Answers what was accepted, then frees every model."""
         self.drain()
-        if self._watcher:
-            self._watcher.cancel()
+        if self._retry:
+            self._retry.cancel()
+        for task in self._tasks:
+            task.cancel()
         await asyncio.gather(*(predictor.close() for predictor, _ in self._loaded.values()), *self._closing)
         self._loaded.clear()
+
+
+def _counters(predictor: Predictor) -> ModelCounters:
+    def of(batcher: Batcher[Any, Any] | None) -> Counters:
+        return batcher.counters if batcher else Counters()
+
+    return ModelCounters(of(predictor.batcher), of(predictor.gradient_batcher))

@@ -1,7 +1,8 @@
 """Every PACA_* variable, in one class: type, default, unit, and when to change it. The only place that reads
 the environment.
 
-The core takes plain arguments and never looks here; `wiring` translates.
+What a `config.json` may set for one model alone is a part of them, with the same types and ranges. The core
+takes plain arguments and never looks here; `wiring` translates.
 """
 
 from __future__ import annotations
@@ -10,10 +11,15 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from .repository import embedded
+from .errors import BadArtifact
+from .onnx_file import reading
+from .providers import AUTO, choices
+from .repository import FILES, embedded
+
+MAX_CONFIG_BYTES = 65_536
 
 
 def cores() -> int:
@@ -26,30 +32,16 @@ def cores() -> int:
         return usable
 
 
-class Settings(BaseSettings):
-    """The server's settings. Each is an environment variable with the prefix PACA_, the important ones are
-    flags of `paca serve` too."""
+class ModelSettings(BaseModel):
+    """The settings that one model may have for itself."""
 
-    model_config = SettingsConfigDict(env_prefix="PACA_", env_ignore_empty=True, extra="ignore")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
-    host: str = Field(
-        "127.0.0.1", description="Address to listen on. 0.0.0.0 in a container or behind a firewall."
-    )
-    port: int = Field(
-        8000, ge=0, le=65535, description="TCP port. 0 lets the system choose; the ready line says which."
-    )
-    models: Path = Field(
-        default_factory=embedded,
-        description="Model repository: <name>/<version>/model.onnx. Default: the embedded one.",
-    )
-    default_model: str | None = Field(
-        None, description="Model that answers when none is named. Default: the first in alphabetical order."
-    )
-    provider: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="Execution provider. cuda demands a GPU: absent, the server does not start."
+    provider: str = Field(
+        AUTO, description="Execution provider. cuda demands a GPU: absent, the server does not start."
     )
     device_id: int = Field(0, ge=0, description="GPU number, with CUDA.")
-    precision: Literal["fp32", "fp16", "int8"] = Field(
+    precision: str = Field(
         "fp32", description="Which file of a version is served: fp16 on GPUs, int8 for CPU throughput."
     )
     instances: int = Field(
@@ -72,7 +64,54 @@ class Settings(BaseSettings):
         0.0,
         ge=0,
         le=1000,
-        description="Milliseconds a batch waits for company. 0 = never: what queued while busy is the batch.",
+        description="Milliseconds a batch waits to fill. 0 = never: what queued while busy is the batch.",
+    )
+
+    @field_validator("provider", "precision")
+    @classmethod
+    def _known(cls, value: str, info: ValidationInfo) -> str:
+        known = choices() if info.field_name == "provider" else tuple(FILES)
+        if value not in known:
+            raise ValueError(f"choose one of: {', '.join(known)}")
+        return value
+
+    @classmethod
+    def read(cls, path: Path) -> ModelSettings:
+        """What a version's config.json says; BadArtifact, in one line, where it cannot be meant."""
+        with reading(path.name):
+            text = path.read_bytes()[: MAX_CONFIG_BYTES + 1]
+        if len(text) > MAX_CONFIG_BYTES:
+            raise BadArtifact(f"{path.name} is larger than {MAX_CONFIG_BYTES} bytes")
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(map(str, first["loc"]))
+            if first["type"] == "extra_forbidden":
+                known = ", ".join(cls.model_fields)
+                raise BadArtifact(f"{path.name} has the unknown key {key!r}; known are: {known}") from None
+            where = f"{key}={first['input']!r}"[:100] if key else "it"
+            raise BadArtifact(f"{path.name}: {where} is not valid: {first['msg']}") from None
+
+
+class Settings(ModelSettings, BaseSettings):
+    """The server's settings. Each is an environment variable with the prefix PACA_, the important ones are
+    flags of `paca serve` too."""
+
+    model_config = SettingsConfigDict(env_prefix="PACA_", env_ignore_empty=True, extra="ignore", strict=False)
+
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on. 0.0.0.0 in a container or behind a firewall."
+    )
+    port: int = Field(
+        8000, ge=0, le=65535, description="TCP port. 0 lets the system choose; the ready line says which."
+    )
+    models: Path = Field(
+        default_factory=embedded,
+        description="Model repository: <name>/<version>/model.onnx. Default: the embedded one.",
+    )
+    default_model: str | None = Field(
+        None, description="Model that answers when none is named. Default: the first in alphabetical order."
     )
     queue_size: int = Field(
         0,
@@ -131,3 +170,7 @@ class Settings(BaseSettings):
         return (
             [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
         )
+
+    def for_model(self, own: ModelSettings) -> Settings:
+        """These settings with those that a model has for itself."""
+        return self.model_copy(update=own.model_dump(exclude_unset=True))

@@ -115,7 +115,7 @@ def test_as_many_pictures_are_admitted_as_may_wait_and_run(
 def test_on_cpu_only_small_networks_share_runs(
     repository: Path, monkeypatch: pytest.MonkeyPatch, small: float, most: int
 ) -> None:
-    monkeypatch.setattr("service.wiring.SMALL", small)
+    monkeypatch.setattr("service.providers.SMALL_NETWORK_MACS", small)
 
     async def main() -> None:
         async with started(repository) as registry:
