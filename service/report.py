@@ -8,7 +8,7 @@ setting. Every text from outside (labels, warnings) is escaped.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from html import escape
 
 import numpy as np
@@ -80,27 +80,35 @@ max-width:none}
 def render_report(explained: ExplainResult, photo: Picture | None = None, colormap: str = "viridis") -> str:
     """The page. photo: the picture itself, if it is to be shown beside the overlays; colormap: the one the
     overlays were drawn with."""
+    return "".join(report_pieces(explained, photo, colormap))
+
+
+def report_pieces(
+    explained: ExplainResult, photo: Picture | None = None, colormap: str = "viridis"
+) -> Iterator[str]:
+    """The page of `render_report` in pieces, the largest of them one explanation."""
     image = explained.image
     top = explained.predictions[0] if explained.predictions else None
     title = f"{top.label}, {_percent(top.score)}" if top else "No prediction"
-    parts = [
-        f"<h1>{escape(title)}</h1>",
-        f'<p class="quiet">{escape(explained.model)} version {escape(explained.model_version)} on a '
-        f"{escape(image.format)} picture of "
-        f"{image.width} × {image.height} pixels, answered in {explained.timings.total:.0f} ms</p>",
-        *(f'<p class="warning">{escape(warning)}</p>' for warning in explained.warnings),
-        '<section><h2>What the model says</h2><div class="row">',
-        _figure(photo, "the photo", "the photo as it was sent") if photo else "",
-        f'<div style="flex:2 1 20rem">{_predictions(explained.predictions)}</div></div></section>',
-        *(_explanation(explanation, colormap) for explanation in explained.explanations),
-        "<footer><p>Made by paca-serve. Boxes and centroids are pixels of the upright original, from its top "
-        "left corner. "
-        "An explanation shows what this model used, not what is true of the picture.</p></footer>",
-    ]
-    return (
+    yield (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
         'content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>"
+        f"<h1>{escape(title)}</h1>"
+        f'<p class="quiet">{escape(explained.model)} version {escape(explained.model_version)} on a '
+        f"{escape(image.format)} picture of "
+        f"{image.width} × {image.height} pixels, answered in {explained.timings.total:.0f} ms</p>"
+    )
+    yield from (f'<p class="warning">{escape(warning)}</p>' for warning in explained.warnings)
+    yield '<section><h2>What the model says</h2><div class="row">'
+    if photo:
+        yield _figure(photo, "the photo", "the photo as it was sent")
+    yield f'<div style="flex:2 1 20rem">{_predictions(explained.predictions)}</div></div></section>'
+    yield from (_explanation(explanation, colormap) for explanation in explained.explanations)
+    yield (
+        "<footer><p>Made by paca-serve. Boxes and centroids are pixels of the upright original, from its top "
+        "left corner. An explanation shows what this model used, not what is true of the picture.</p>"
+        "</footer></body></html>\n"
     )
 
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from ..errors import PacaError
 from ..options import ClassifyOptions, ExplainOptions
-from ..report import render_report
+from ..report import report_pieces
 from ..results import Classification, ExplainResult
 from . import openapi, schemas
 from .context import context
@@ -20,7 +20,7 @@ from .negotiate import choose
 from .parameters import Options, parse, parse_query
 from .problems import NotAcceptable, problem
 from .schemas import Problem, Wire
-from .serialise import in_pieces, off_loop, text_pieces
+from .serialise import in_pieces, off_loop
 from .state import state
 from .uploads import Upload, disconnected, read_body, unpack
 
@@ -63,7 +63,7 @@ async def explain(request: Request) -> Response:
     if media in PICTURES:
         return _picture(_single(results))
     if media == HTML:
-        page = _report(_single(results), options.colormap)
+        page = (piece.encode() for piece in report_pieces(_single(results), colormap=options.colormap))
         return await in_pieces(page, HTML, {"Content-Security-Policy": REPORT_POLICY})
     shape = partial(schemas.explained, arrays=options.arrays)
     return await in_pieces(_json(request, upload, results, shape), JSON)
@@ -105,21 +105,17 @@ def _json(
     """One picture's response, or `results` with a response or a problem for each, in order."""
     request_id = context(request.scope).request_id
     if not upload.several:
-        yield shape(_single(results), request_id).to_json()
+        yield from shape(_single(results), request_id).pieces()
         return
     yield b'{"results":['
     for i, result in enumerate(results):
         name = f"{request_id}-{i}"
+        yield b"," if i else b""
         if isinstance(result, PacaError):
-            item = Problem(**problem(result, name)).model_dump_json().encode()
+            yield Problem(**problem(result, name)).model_dump_json().encode()
         else:
-            item = shape(result, name).to_json()
-        yield (b"," if i else b"") + item
+            yield from shape(result, name).pieces()
     yield b"]}"
-
-
-def _report(result: ExplainResult, colormap: str) -> Iterator[bytes]:
-    yield from text_pieces(render_report(result, colormap=colormap))
 
 
 def _picture(result: ExplainResult) -> Response:

@@ -4,10 +4,11 @@ from the core's `results`."""
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from .. import images, results
 
@@ -21,7 +22,12 @@ class Wire(BaseModel):
     model_config = ConfigDict(frozen=True, from_attributes=True)
 
     def to_json(self) -> bytes:
-        return self.__pydantic_serializer__.to_json(self, exclude_none=True)
+        text: bytes = self.__pydantic_serializer__.to_json(self, exclude_none=True)
+        return text
+
+    def pieces(self) -> Iterator[bytes]:
+        """The JSON in pieces, the largest of them one picture."""
+        yield self.to_json()
 
 
 class Prediction(Wire):
@@ -112,7 +118,19 @@ class Picture(Wire):
     mime: str = Field(description="Media type.", examples=["image/webp"])
     width: int = Field(description="Pixels.", examples=[500])
     height: int = Field(description="Pixels.", examples=[375])
-    data: str = Field(description="The file as base64, without `data:` prefix.", examples=["UklGRg=="])
+    data: str = Field("", description="The file as base64, without `data:` prefix.", examples=["UklGRg=="])
+    _file: bytes = PrivateAttr(b"")  # what becomes `data` when the response is written
+
+    @classmethod
+    def of(cls, picture: results.Picture) -> Picture:
+        made = cls(mime=picture.mime, width=picture.width, height=picture.height)
+        made._file = picture.data
+        return made
+
+    @property
+    def member(self) -> bytes:
+        """`data` as it stands in JSON."""
+        return b'"data":"' + base64.b64encode(self._file) + b'"'
 
 
 class Mask(Wire):
@@ -189,6 +207,23 @@ class ExplainResponse(ClassifyResponse):
     """Everything /classify answers, and one explanation for each target."""
 
     explanations: list[Explanation]
+
+    def pieces(self) -> Iterator[bytes]:
+        """The JSON in pieces, the largest of them one picture. In a JSON text no string can hold the bytes
+        `"data":""`, whose quotes would be escaped: each is where a picture's file belongs."""
+        pictures = [
+            picture
+            for explanation in self.explanations
+            for picture in (
+                *explanation.images.values(),
+                *(cluster.overlay for cluster in explanation.clusters if cluster.overlay),
+            )
+        ]
+        first, *rest = self.to_json().split(b'"data":""')
+        yield first
+        for picture, text in zip(pictures, rest, strict=True):
+            yield picture.member
+            yield text
 
 
 class Problem(BaseModel):
@@ -269,7 +304,7 @@ def _explanation(e: results.Explanation, arrays: str) -> Explanation:
         method=Method.model_validate(e.method),
         completeness=_maybe(Completeness, e.completeness),
         heatmap=_heatmap(e.heatmap, arrays) if e.heatmap else None,
-        images={name: _picture(picture) for name, picture in e.images.items()},
+        images={name: Picture.of(picture) for name, picture in e.images.items()},
         mask=_maybe(Mask, e.mask),
         clusters=[_cluster(c, arrays) for c in e.clusters],
         window=e.window,
@@ -293,15 +328,6 @@ def _heatmap(heatmap: results.Heatmap, arrays: str) -> Heatmap:
     )
 
 
-def _picture(picture: results.Picture) -> Picture:
-    return Picture(
-        mime=picture.mime,
-        width=picture.width,
-        height=picture.height,
-        data=base64.b64encode(picture.data).decode(),
-    )
-
-
 def _segmentation(s: results.Segmentation) -> Segmentation:
     rows, columns = s.values.shape
     return Segmentation(
@@ -318,7 +344,7 @@ def _cluster(c: results.Cluster, arrays: str) -> Cluster:
         centroid=c.centroid,
         bbox=c.bbox,
         effect=c.effect,
-        overlay=_picture(c.overlay) if c.overlay else None,
+        overlay=Picture.of(c.overlay) if c.overlay else None,
         heatmap=_heatmap(results.Heatmap(c.values, signed=False, units="relative"), arrays)
         if c.values is not None and arrays == "f16"
         else None,

@@ -77,10 +77,3 @@ def numbers(values: np.ndarray) -> Iterator[bytes]:
         piece: bytes = to_json(flat[start : start + PIECE_VALUES].tolist())
         yield (b"," if start else b"") + piece[1:-1]
     yield b"]"
-
-
-def text_pieces(text: str) -> Iterator[bytes]:
-    """A long text as UTF-8."""
-    step = PIECE_BYTES // 4
-    for start in range(0, len(text), step):
-        yield text[start : start + step].encode()
