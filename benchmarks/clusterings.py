@@ -40,10 +40,11 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from export.checkpoints import load
+from export.errors import ExportError
 from export.paca import PaCaViT, create
 from export.paca.cost import parameters
 from export.paca.model import attend_explicit, use_attention
-from export.pipeline import ExportError, Source, export_model
+from export.pipeline import Format, Source, export_model
 from export.training.loop import fit, start, torch_device
 from export.training.memory import keep_memory
 from export.training.progress import showing
@@ -128,7 +129,7 @@ def trained(row: str, begin: Path | None, asked: argparse.Namespace, console: Co
         export_model(
             Source(loaded.model, f"cifar-{row}", loaded.labels or (), loaded.temperature),
             out / "model.onnx",
-            with_explain=False,
+            Format(with_explain=False),
         )
         engine = Engine(out / "model.onnx", Device("cpu", threads=torch.get_num_threads()))
         answer |= {

@@ -19,7 +19,7 @@ from export.checkpoints import load
 from export.labels import numbered
 from export.paca.cost import macs
 from export.paca.model import PaCaViT, attend_explicit, create
-from export.pipeline import ExportReport, Request, Source, export_model, reduce_precision
+from export.pipeline import ExportReport, Format, Source, export_model
 from export.quantise import to_int8
 from export.trace import trace
 from service.artifact import Preprocessing
@@ -126,15 +126,13 @@ class Bench:
             path,
         )
 
-    def _export(self, path: Path) -> ExportReport:
-        return export_model(Source(self._model, self.name, self._labels), path, with_explain=False)
+    def _export(self, path: Path, format: Format = Format(with_explain=False)) -> ExportReport:
+        source = Source(self._model, self.name, self._labels)
+        return export_model(source, path, format, lambda text: print(text, file=sys.stderr))
 
     def _reduce(self, path: Path, precision: str) -> None:
         photos = calibration_photos(path.parent / "calibration") if precision == "int8" else None
-        request = Request(self.config.name, precision=precision, calibration=photos, out=path)
-        reduce_precision(
-            self._export(path.with_name("float.onnx")), request, lambda text: print(text, file=sys.stderr)
-        )
+        self._export(path, Format(precision=precision, calibration=photos, with_explain=False))
 
     def _made(self, path: Path, make: Callable[[Path], object]) -> Path:
         if not path.exists():

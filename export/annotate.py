@@ -3,9 +3,22 @@ format is the reader's, `service.artifact`."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
+
 import onnx
 
-from service.artifact import HEAD_KEY, MANIFEST_KEY, Head, Manifest, Preprocessing, StageInfo
+from service.artifact import (
+    EXPLAIN_KEY,
+    HEAD_KEY,
+    MANIFEST_KEY,
+    ExplainManifest,
+    Head,
+    Manifest,
+    OutputInfo,
+    Preprocessing,
+    StageInfo,
+)
 
 from .paca.config import PaCaConfig
 from .paca.model import PaCaViT
@@ -40,12 +53,47 @@ def head(model: PaCaViT) -> Head:
     )
 
 
+def weights_id(model: PaCaViT) -> str:
+    """SHA-256 of the network's float weights, by name: the same in all files that are made from them."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if tensor.is_floating_point():
+            values = tensor.detach().float().cpu().contiguous().numpy()
+            digest.update(f"{name} {values.shape} ".encode())
+            digest.update(values.astype("<f4", copy=False).tobytes())
+    return digest.hexdigest()
+
+
+def outputs(
+    proto: onnx.ModelProto, roles: Mapping[str, str], tolerance: Mapping[str, float]
+) -> tuple[OutputInfo, ...]:
+    """The graph's outputs with their shapes; roles, tolerance: by name, as in `OutputInfo`."""
+    return tuple(
+        OutputInfo(
+            output.name,
+            roles[output.name],
+            tolerance.get(output.name),
+            tuple(d.dim_value or d.dim_param for d in output.type.tensor_type.shape.dim),
+        )
+        for output in proto.graph.output
+    )
+
+
 def annotate(proto: onnx.ModelProto, manifest: Manifest, head: Head) -> None:
     """Puts manifest and head into `proto`, replacing earlier ones, and names producer and graph."""
-    kept = [p for p in proto.metadata_props if p.key not in (MANIFEST_KEY, HEAD_KEY)]
+    _write(proto, {MANIFEST_KEY: manifest.to_json(), HEAD_KEY: head.to_text()})
+    proto.graph.name = manifest.name
+
+
+def annotate_explain(proto: onnx.ModelProto, manifest: ExplainManifest) -> None:
+    """Puts the manifest of an explain.onnx into `proto`, replacing an earlier one, and names its producer."""
+    _write(proto, {EXPLAIN_KEY: manifest.to_json()})
+
+
+def _write(proto: onnx.ModelProto, entries: Mapping[str, str]) -> None:
+    kept = [p for p in proto.metadata_props if p.key not in entries]
     del proto.metadata_props[:]
     proto.metadata_props.extend(kept)
-    for key, value in ((MANIFEST_KEY, manifest.to_json()), (HEAD_KEY, head.to_text())):
+    for key, value in entries.items():
         proto.metadata_props.add(key=key, value=value)
     proto.producer_name = "paca-serve"
-    proto.graph.name = manifest.name

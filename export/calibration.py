@@ -14,17 +14,17 @@ from service.images import accepted
 
 from .pictures import DataError, Source, open_pack, prepare
 
-MOST = 512  # pictures; more change the ranges no further
+MAX_PICTURES = 512  # more change the ranges no further
 
 
 def read_pictures(source: Path, how: Preprocessing) -> np.ndarray:
-    """(n, H, W, 3) uint8 of up to `MOST` pictures, taken evenly from all that there are, so from every class:
-    files below a folder, or rows of a .npz pack. ValueError where there are none.
+    """(n, H, W, 3) uint8 of up to `MAX_PICTURES` pictures, evenly from all that there are, so from every
+    class: files below a folder, or rows of a .npz pack. ValueError where there are none.
 
     What the server would refuse is passed over: it cannot be typical of what the server will see.
     """
     sources = _sources(source)
-    rows = np.linspace(0, len(sources), min(len(sources), MOST), endpoint=False).astype(int)
+    rows = np.linspace(0, len(sources), min(len(sources), MAX_PICTURES), endpoint=False).astype(int)
     found = [picture for row in rows if isinstance(picture := prepare(sources[row], how), np.ndarray)]
     if not found:
         raise ValueError(

@@ -8,12 +8,16 @@ only the libraries of others are absent.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+from service.artifact import readable
 
 
 def export(
@@ -51,42 +55,48 @@ def export(
         ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="The model's name. Default: the repository folder's, or the variant's.")
+        str | None,
+        typer.Option(
+            help="The model's name. Default: the repository folder's, the checkpoint's, or the variant's."
+        ),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="What the model learned from, in your words, for its card.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("model.onnx"),
-    as_json: Annotated[bool, typer.Option("--json", help="Only the JSON line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
 ) -> None:
     """Turn a checkpoint into a verified ONNX artifact with fused attention. Nothing is written unless every
     check passes."""
-    from .pipeline import Request, run
+    from .pipeline import Format, Request, run
 
     err = Console(stderr=True)
     request = Request(
         variant,
-        checkpoint,
-        labels,
-        num_classes,
-        image_size,
-        dynamic_size,
-        precision,
-        input_kind,
-        calibration,
-        name,
-        out,
-        explain_from,
+        checkpoint=checkpoint,
+        labels=labels,
+        num_classes=num_classes,
+        image_size=image_size,
+        name=name,
+        data=data,
+        out=out,
+        format=Format(
+            precision=precision,
+            calibration=calibration,
+            input_kind=input_kind,
+            dynamic_size=dynamic_size,
+            explain_from=explain_from,
+        ),
     )
     with err.status("exporting", spinner="dots") as status:
         report = run(request, say=lambda text: status.update(text))
-    values = report.to_dict()
-    if not as_json:
-        table = Table(title=f"{report.path}", show_header=False)
-        for key, value in values.items():
-            table.add_row(
-                key.replace("_", " "),
-                json.dumps(value) if isinstance(value, dict | list | tuple) else str(value),
-            )
-        err.print(table)
-    print(json.dumps(values))
+    if as_json or not sys.stdout.isatty():
+        print(json.dumps(report.to_dict()))
+        return
+    table = Table(title=escape(str(report.path)), show_header=False)
+    for name_, value in report.to_dict().items():
+        table.add_row(name_.replace("_", " "), escape(readable(value)))
+    Console().print(table)
 
 
 def train(

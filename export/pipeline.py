@@ -1,7 +1,7 @@
-"""checkpoint → one verified artifact: load, trace, annotate, verify, and only then put the file in place.
+"""checkpoint → one verified artifact: load, trace, annotate, verify, and only then release the files.
 
-A failure at any step leaves whatever stood at the target untouched: everything is written beside it and
-renamed at the end.
+A failure at any step leaves whatever stood at the target untouched: everything is written into a scratch
+folder beside it, and `release` renames it into place.
 """
 
 from __future__ import annotations
@@ -11,55 +11,93 @@ import dataclasses
 import importlib.metadata
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 
-from service.artifact import ExplainInfo, Golden, Manifest, golden_picture
+from service.artifact import (
+    CHANNELS,
+    INPUTS,
+    PRECISIONS,
+    ExplainInfo,
+    Golden,
+    Head,
+    Manifest,
+    golden_picture,
+)
 from service.engine import Device, Engine
 
-from .annotate import annotate, head, preprocessing, stages
+from .annotate import annotate, head, outputs, preprocessing, stages, weights_id
 from .attention_node import OPSET, node_counts
 from .calibration import read_pictures
 from .checkpoints import load
+from .errors import ExportError
 from .gradients import export_gradients
 from .labels import assumed, numbered, read_labels
 from .paca.config import variant
 from .paca.cost import macs, parameters
 from .paca.model import PaCaViT
 from .quantise import QuantisationError, to_fp16, to_int8
+from .release import EXPLAIN, Draft, release
 from .trace import Served, trace
 from .verify import Verification, VerificationError, verify
 
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "paca-serve")
-GOLDEN_TOLERANCE = 2e-3
-GOLDEN_REDUCED = 0.1
+# of the largest golden logit; other processors may round 8 and 16 bits differently
+GOLDEN_TOLERANCE = {"fp32": 2e-3, "fp16": 0.1, "int8": 0.1}
 FP16_TOLERANCE = 2e-2
-PRECISIONS = ("fp32", "fp16", "int8")
-INPUTS = ("uint8", "float32")
+CPU = Device("cpu")
+# what training scripts call their files: no name of a model
+NO_NAMES = ("model", "checkpoint", "best", "last", "final", "latest", "weights", "pytorch_model", "ema")
 Say = Callable[[str], None]
-
-
-class ExportError(Exception):
-    """The export cannot be done; the message is one line that says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported: a network with its labels and what is known about it."""
+    """What is exported: a network with its labels and what is known about it. data: what it learned from, in
+    the user's words."""
 
     model: PaCaViT
     name: str
     labels: tuple[str, ...]
     temperature: float = 1.0
     checkpoint_sha256: str | None = None
+    _: KW_ONLY
     accuracy: dict = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    data: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """How the files are to be. precision: one of PRECISIONS; calibration: pictures for int8, a folder or a
+    pack. input_kind: one of INPUTS. explain_from: the stage after which explain.onnx takes over, None for
+    `explain_stage`."""
+
+    precision: str = "fp32"
+    calibration: Path | None = None
+    input_kind: str = "uint8"
+    dynamic_size: bool = False
+    with_explain: bool = True
+    explain_from: int | None = None
+
+    def check(self) -> None:
+        """ExportError for what cannot be written."""
+        for what, value, known in (
+            ("precision", self.precision, PRECISIONS),
+            ("input", self.input_kind, INPUTS),
+        ):
+            if value not in known:
+                raise ExportError(f"{what} {value!r} is not known; choose one of: {', '.join(known)}")
+        if self.precision == "int8" and self.calibration is None:
+            raise ExportError(
+                "int8 needs --calibration: a folder with pictures like those to come, at least 32"
+            )
 
 
 @dataclass(frozen=True)
@@ -89,6 +127,7 @@ class ExportReport:
             "input": m.input,
             "parameters": m.parameters,
             "macs": m.macs,
+            "weights_id": m.weights_id,
             **self.verification.to_dict(),
             "explain": self.explain or self.explain_missing,
             "notes": list(self.notes),
@@ -97,126 +136,31 @@ class ExportReport:
 
 @dataclass(frozen=True)
 class Request:
-    """One call of `paca export`. variant: a name, or "auto"; name: of the model, by default the repository
-    folder's if `out` lies in one. explain_from: the stage after which explain.onnx takes over, None for
-    `explain_stage`."""
+    """One call of `paca export`. variant: a name, or "auto"; name: of the model, by default `default_name`;
+    data: what it learned from, in the user's words, for the model card."""
 
     variant: str
+    _: KW_ONLY
     checkpoint: Path | None = None
     labels: Path | None = None
     num_classes: int | None = None
     image_size: int | None = None
-    dynamic_size: bool = False
-    precision: str = "fp32"
-    input_kind: str = "uint8"
-    calibration: Path | None = None
     name: str | None = None
+    data: str | None = None
     out: Path = Path("model.onnx")
-    explain_from: int | None = None
+    format: Format = Format()
 
 
 def run(request: Request, say: Say = lambda text: None) -> ExportReport:
     """What `paca export` does. ExportError, CheckpointError or VerificationError with one line; then nothing
     was written."""
-    if request.precision not in PRECISIONS:
-        raise ExportError(
-            f"precision {request.precision!r} is not known; choose one of: {', '.join(PRECISIONS)}"
-        )
-    if request.input_kind not in INPUTS:
-        raise ExportError(f"input {request.input_kind!r} is not known; choose one of: {', '.join(INPUTS)}")
-    if request.precision == "int8" and request.calibration is None:
-        raise ExportError("int8 needs --calibration: a folder with pictures like those to come, at least 32")
-    source = load_source(request)
-    export = partial(
-        export_model,
-        source,
-        input_kind=request.input_kind,
-        dynamic_size=request.dynamic_size,
-        explain_from=request.explain_from,
-        say=say,
-    )
-    if request.precision == "fp32":
-        return export(request.out)
-    with tempfile.TemporaryDirectory(dir=_folder(request.out), prefix=".paca-export-") as scratch:
-        full = export(Path(scratch) / "model.onnx")
-        return reduce_precision(full, request, say)
-
-
-def reduce_precision(full: ExportReport, request: Request, say: Say) -> ExportReport:
-    """The verified fp32 file of `full` in float16 or 8 bits at `request.out`, compared with it through the
-    server's engine; explain.onnx beside it."""
-    manifest = full.manifest
-    proto = onnx.load(full.path)
-    if request.precision == "fp16":
-        say("converting to float16")
-        reduced, judged = to_fp16(proto), {}
-        pictures = np.random.default_rng(0).integers(0, 256, (16, *manifest.preprocessing.size, 3), np.uint8)
-    else:
-        assert request.calibration is not None
-        pictures = read_pictures(request.calibration, manifest.preprocessing)
-        tensors = pictures if manifest.input == "uint8" else manifest.preprocessing.to_float(pictures)
-        try:
-            found = to_int8(proto, tensors, say)
-        except QuantisationError as error:
-            raise ExportError(str(error)) from None
-        reduced = found.model
-        judged = {
-            "agreement": found.agreement,
-            "judged": found.judged,
-            "calibrated": found.calibrated,
-            "kept_float": list(found.kept_float),
-        }
-    say(f"verifying {request.precision} against fp32")
-    if (attention := node_counts(reduced)["Attention"]) != manifest.attention_nodes:
-        raise VerificationError(
-            f"the {request.precision} graph has {attention} Attention nodes for {manifest.attention_nodes} "
-            "blocks"
-        )
-    part = full.path.with_name("reduced.onnx")
-    head_weights = Engine(full.path, Device("cpu")).head
-    annotate(reduced, dataclasses.replace(manifest, precision=request.precision, golden=None), head_weights)
-    _save(reduced, part, request.out)
-    expected, got = (Engine(path, Device("cpu")).run(pictures[:64]).logits for path in (full.path, part))
-    difference = float(np.abs(expected - got).max())
-    scale = max(1.0, float(np.abs(expected).max()))
-    if request.precision == "fp16" and not difference <= FP16_TOLERANCE * scale:
-        raise VerificationError(
-            f"logits of fp16 and fp32 differ by {difference:.2g}, allowed are {FP16_TOLERANCE * scale:.2g}; "
-            "keep fp32"
-        )
-    checked = {**manifest.verification, "reduced_from": "fp32", "logits_difference": difference, **judged}
-    golden = _golden_of(part, manifest, GOLDEN_REDUCED * scale)
-    final = dataclasses.replace(manifest, precision=request.precision, golden=golden, verification=checked)
-    annotate(reduced, final, head_weights)
-    _save(reduced, part, request.out)
-    beside = full.path.with_name("explain.onnx")
-    place(
-        [
-            (part, request.out),
-            *([(beside, request.out.with_name("explain.onnx"))] if beside.is_file() else []),
-        ]
-    )
-    notes = (
-        *full.notes,
-        f"{request.precision}: logits differ from fp32 by at most {difference:.3g}",
-        *(f"{k}: {v}" for k, v in judged.items()),
-    )
-    return dataclasses.replace(
-        full, path=request.out, manifest=final, size=request.out.stat().st_size, notes=notes
-    )
-
-
-def _golden_of(path: Path, manifest: Manifest, tolerance: float) -> Golden:
-    """The golden picture's logits as this very file gives them here; other processors may round 8 and 16 bits
-    differently, hence the tolerance."""
-    logits = Engine(path, Device("cpu")).run(golden_picture(manifest.preprocessing.size, 0)[None]).logits[0]
-    return Golden(0, int(logits.argmax()), tuple(round(float(v), 6) for v in logits[:16]), tolerance)
+    request.format.check()
+    return export_model(load_source(request), request.out, request.format, say)
 
 
 def load_source(request: Request) -> Source:
     """The network with its labels: from the checkpoint, or random weights where none is given."""
     changes: dict = {"image_size": request.image_size} if request.image_size else {}
-    name = request.name or _name_in_repository(request.out) or request.variant
     try:
         labels = read_labels(request.labels) if request.labels else None
     except ValueError as error:
@@ -230,7 +174,8 @@ def load_source(request: Request) -> Source:
         except KeyError as error:
             raise ExportError(error.args[0]) from None
         torch.manual_seed(0)
-        return Source(PaCaViT(config), name, labels or numbered(config.num_classes))
+        name = default_name(request, config.name)
+        return Source(PaCaViT(config), name, labels or numbered(config.num_classes), data=request.data)
     loaded = load(
         request.checkpoint, None if request.variant == "auto" else request.variant, request.num_classes
     )
@@ -240,13 +185,26 @@ def load_source(request: Request) -> Source:
     if labels is None:
         labels, remark = assumed(loaded.model.config)
         notes = (*notes, remark)
-    return Source(loaded.model, name, labels, loaded.temperature, loaded.sha256, loaded.accuracy, notes)
+    return Source(
+        loaded.model,
+        default_name(request, loaded.model.config.name),
+        labels,
+        loaded.temperature,
+        loaded.sha256,
+        accuracy=loaded.accuracy,
+        notes=notes,
+        data=request.data,
+    )
 
 
-def _name_in_repository(out: Path) -> str | None:
-    """<name> where `out` is <repository>/<name>/<version>/<file>."""
-    folder = out.absolute().parent
-    return folder.parent.name if folder.name.isdecimal() else None
+def default_name(request: Request, recognised: str) -> str:
+    """The model's name: as asked for; <name> where `out` is <repository>/<name>/<version>/<file>; the
+    checkpoint's file name where the variant was left to us and the file has a name of its own; else the
+    variant."""
+    folder = request.out.absolute().parent
+    stem = request.checkpoint.stem if request.checkpoint and request.variant == "auto" else ""
+    own = stem if stem.casefold() not in NO_NAMES else ""
+    return request.name or (folder.parent.name if folder.name.isdecimal() else "") or own or recognised
 
 
 def explain_stage(model: PaCaViT) -> int | None:
@@ -258,78 +216,190 @@ def explain_stage(model: PaCaViT) -> int | None:
     return 0 if model.config.teacher_depths else len(model.config.stages) - 1
 
 
-def check_size(model: PaCaViT, dynamic_size: bool) -> None:
-    """Refuses a picture size that would leave the last grid smaller than 2x2."""
-    config = model.config
+def check_source(source: Source) -> None:
+    """Refuses what cannot be served: pictures that are not RGB, or so small that the last grid would be below
+    2x2; a network that says it cannot be exported; labels that do not fit."""
+    config = source.model.config
+    if config.in_channels != CHANNELS:
+        raise ExportError(
+            f"{config.name} takes pictures of {config.in_channels} channels; only {CHANNELS} (RGB) are served"
+        )
     smallest = 2 * config.patch_size * 2 ** (len(config.stages) - 1)
     if config.image_size < smallest or config.image_size > 2048:
         raise ExportError(
             f"image size {config.image_size} does not fit {config.name}: it needs {smallest} to 2048 pixels"
         )
+    for module in source.model.modules():
+        if reason := getattr(module, "not_exportable", None):
+            raise ExportError(f"{source.name} cannot be exported: {reason}")
+    if len(source.labels) != config.num_classes:
+        raise ExportError(
+            f"{len(source.labels)} labels for {config.num_classes} classes; give one label a line with "
+            "--labels"
+        )
+
+
+@dataclass(frozen=True)
+class _Written:
+    """Verified files in the scratch folder, and what is reported of them."""
+
+    draft: Draft
+    manifest: Manifest
+    verification: Verification
+    explain: dict | None
+    explain_missing: str | None
+    notes: tuple[str, ...]
 
 
 def export_model(
     source: Source,
     out: Path,
-    *,
-    input_kind: str = "uint8",
-    dynamic_size: bool = False,
-    with_explain: bool = True,
-    explain_from: int | None = None,
+    format: Format = Format(),
     say: Say = lambda text: None,
 ) -> ExportReport:
-    """Writes the fp32 artifact to `out` and explain.onnx beside it, both verified. explain_from: as in
-    `Request`.
+    """Writes the artifact to `out`, explain.onnx and the model card beside it, all verified.
 
-    Raises ExportError or VerificationError; then nothing is written.
+    Raises ExportError, VerificationError or BadArtifact; then nothing is written.
     """
+    format.check()
+    check_source(source)
+    pictures = _calibration(format, source.model)
+    with _writing(out), tempfile.TemporaryDirectory(dir=_folder(out), prefix=".paca-export-") as scratch:
+        written = _full_precision(source, Path(scratch), format, say)
+        if format.precision != "fp32":
+            written = _reduced(written, format.precision, pictures, say)
+        say("testing the files as they will be served")
+        remarks = release(written.draft, out, source.data)
+        return ExportReport(
+            out,
+            written.manifest,
+            written.verification,
+            out.stat().st_size,
+            written.explain,
+            written.explain_missing,
+            (*written.notes, *remarks),
+        )
+
+
+def _calibration(format: Format, model: PaCaViT) -> np.ndarray:
+    """(n, H, W, 3) uint8: the pictures that int8 is calibrated and judged on; noise where none are needed."""
+    how = preprocessing(model.config)
+    if format.precision != "int8" or format.calibration is None:
+        return np.random.default_rng(0).integers(0, 256, (16, *how.size, 3), np.uint8)
+    try:
+        return read_pictures(format.calibration, how)
+    except (OSError, ValueError) as error:
+        raise ExportError(f"cannot calibrate: {error}") from None
+
+
+def _full_precision(source: Source, scratch: Path, format: Format, say: Say) -> _Written:
+    """The fp32 files."""
     model = source.model.eval()
-    check_size(model, dynamic_size)
-    for module in model.modules():
-        if reason := getattr(module, "not_exportable", None):
-            raise ExportError(f"{source.name} cannot be exported: {reason}")
-    if len(source.labels) != model.config.num_classes:
-        raise ExportError(
-            f"{len(source.labels)} labels for {model.config.num_classes} classes; give one label a line with "
-            "--labels"
+    part, explain = scratch / "model.onnx", scratch / EXPLAIN
+    gradients, missing, info = None, None, None
+    cut = explain_stage(model) if format.explain_from is None else format.explain_from
+    if format.with_explain and cut is not None:
+        say("tracing the gradient graph")
+        try:
+            gradients = export_gradients(model, cut, explain)
+            info = ExplainInfo(cut, tuple(gradients["maps"]), tuple(gradients.get("effects", ())))
+        except (ValueError, NotImplementedError) as reason:
+            if format.explain_from is not None:
+                raise ExportError(str(reason)) from None
+            missing = str(reason)
+    say("tracing the served graph")
+    cut = cut if info else None
+    proto = trace(model, input_kind=format.input_kind, dynamic_size=format.dynamic_size, explain_stage=cut)
+    roles = Served(model, format.input_kind, cut).roles
+    manifest = dataclasses.replace(_manifest(source, format), explain=info, outputs=outputs(proto, roles, {}))
+    _save(proto, manifest, head(model), part)
+    say("verifying torch against ONNX Runtime")
+    verification = verify(proto, part, model, cut, format.dynamic_size)
+    manifest = dataclasses.replace(
+        manifest,
+        attention_nodes=verification.attention_nodes,
+        outputs=outputs(proto, roles, verification.tolerance),
+        verification=verification.to_dict(),
+        golden=_golden(part, "fp32"),
+    )
+    _save(proto, manifest, head(model), part)
+    draft = Draft(part, explain if info else None)
+    return _Written(draft, manifest, verification, gradients, missing, source.notes)
+
+
+def _reduced(full: _Written, precision: str, pictures: np.ndarray, say: Say) -> _Written:
+    """The verified fp32 file of `full` in float16 or 8 bits, compared with it through the server's engine.
+    pictures: (n, H, W, 3) uint8."""
+    proto, head_weights = onnx.load(full.draft.model), Engine(full.draft.model, CPU).head
+    if precision == "fp16":
+        say("converting to float16")
+        reduced, judged = to_fp16(proto), dict[str, Any]()
+    else:
+        reduced, judged = _int8(proto, full.manifest, pictures, say)
+    say(f"verifying {precision} against fp32")
+    if (attention := node_counts(reduced)["Attention"]) != full.manifest.attention_nodes:
+        raise VerificationError(
+            f"the {precision} graph has {attention} Attention nodes for {full.manifest.attention_nodes} "
+            "blocks"
         )
-    with tempfile.TemporaryDirectory(dir=_folder(out), prefix=".paca-export-") as scratch:
-        part = Path(scratch) / "model.onnx"
-        gradients, missing, info = None, None, None
-        cut = explain_stage(model) if explain_from is None else explain_from
-        if with_explain and cut is not None:
-            say("tracing the gradient graph")
-            try:
-                with _writing(out):
-                    gradients = export_gradients(model, cut, Path(scratch) / "explain.onnx")
-                info = ExplainInfo(cut, tuple(gradients["maps"]), tuple(gradients.get("effects", ())))
-            except (ValueError, NotImplementedError) as reason:
-                if explain_from is not None:
-                    raise ExportError(str(reason)) from None
-                missing = str(reason)
-        say("tracing the served graph")
-        cut = cut if info else None
-        proto = trace(model, input_kind=input_kind, dynamic_size=dynamic_size, explain_stage=cut)
-        manifest = _manifest(source, input_kind, dynamic_size, info)
-        annotate(proto, manifest, head(model))
-        _save(proto, part, out)
-        say("verifying torch against ONNX Runtime")
-        verification = verify(proto, part, model, cut, dynamic_size)
-        manifest = dataclasses.replace(
-            manifest, attention_nodes=verification.attention_nodes, verification=verification.to_dict()
+    part = full.draft.model.with_name("reduced.onnx")
+    tolerance = {"logits": FP16_TOLERANCE} if precision == "fp16" else {}
+    table = tuple(
+        dataclasses.replace(output, tolerance=tolerance.get(output.name)) for output in full.manifest.outputs
+    )
+    manifest = dataclasses.replace(full.manifest, precision=precision, outputs=table, golden=None)
+    _save(reduced, manifest, head_weights, part)
+    expected, got = (Engine(path, CPU).run(pictures[:64]).logits for path in (full.draft.model, part))
+    difference = float(np.abs(expected - got).max())
+    allowed = FP16_TOLERANCE * max(1.0, float(np.abs(expected).max()))
+    if precision == "fp16" and not difference <= allowed:
+        raise VerificationError(
+            f"logits of fp16 and fp32 differ by {difference:.2g}, allowed are {allowed:.2g}; keep fp32"
         )
-        annotate(proto, manifest, head(model))
-        _save(proto, part, out)
-        place(
-            [
-                (part, out),
-                *([(Path(scratch) / "explain.onnx", out.with_name("explain.onnx"))] if info else []),
-            ]
-        )
-    return ExportReport(out, manifest, verification, out.stat().st_size, gradients, missing, source.notes)
+    checked = {**manifest.verification, "reduced_from": "fp32", "logits_difference": difference, **judged}
+    manifest = dataclasses.replace(manifest, golden=_golden(part, precision), verification=checked)
+    _save(reduced, manifest, head_weights, part)
+    notes = (
+        *full.notes,
+        f"{precision}: logits differ from fp32 by at most {difference:.3g}",
+        *(f"{name}: {value}" for name, value in judged.items()),
+    )
+    return dataclasses.replace(full, draft=Draft(part, full.draft.explain), manifest=manifest, notes=notes)
+
+
+def _int8(
+    proto: onnx.ModelProto, manifest: Manifest, pictures: np.ndarray, say: Say
+) -> tuple[onnx.ModelProto, dict]:
+    """The graph in 8 bits, and what was measured of it."""
+    tensors = pictures if manifest.input == "uint8" else manifest.preprocessing.to_float(pictures)
+    try:
+        result = to_int8(proto, tensors, say)
+    except QuantisationError as error:
+        raise ExportError(str(error)) from None
+    judged = {
+        "agreement": result.agreement,
+        "judged": result.judged,
+        "calibrated": result.calibrated,
+        "kept_float": list(result.kept_float),
+    }
+    return result.model, judged
+
+
+def _golden(path: Path, precision: str, seed: int = 0) -> Golden:
+    """The golden picture's logits as this very file gives them here."""
+    engine = Engine(path, CPU)
+    logits = engine.run(golden_picture(engine.manifest.preprocessing.size, seed)[None]).logits[0]
+    return Golden(
+        seed,
+        int(logits.argmax()),
+        tuple(round(float(v), 6) for v in logits[:16]),
+        GOLDEN_TOLERANCE[precision] * max(1.0, float(np.abs(logits).max())),
+    )
 
 
 def _folder(out: Path) -> Path:
+    if out.name == EXPLAIN:
+        raise ExportError(f"{EXPLAIN} is written beside the model; give --out another name, as model.onnx")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -339,9 +409,9 @@ def _folder(out: Path) -> Path:
     return out.parent
 
 
-def _save(proto: onnx.ModelProto, part: Path, out: Path) -> None:
-    with _writing(out):
-        onnx.save(proto, part)
+def _save(proto: onnx.ModelProto, manifest: Manifest, head_weights: Head, path: Path) -> None:
+    annotate(proto, manifest, head_weights)
+    onnx.save(proto, path)
 
 
 @contextlib.contextmanager
@@ -355,20 +425,8 @@ def _writing(out: Path) -> Iterator[None]:
         ) from None
 
 
-def place(pairs: Iterable[tuple[Path, Path]]) -> None:
-    """Renames every finished file into place, after flushing it to disk; a full disk shows before anything is
-    replaced."""
-    pairs = list(pairs)
-    with _writing(pairs[0][1]):
-        for part, _ in pairs:
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
-        for part, target in pairs:
-            part.replace(target)
-            target.chmod(0o644)
-
-
-def _manifest(source: Source, input_kind: str, dynamic_size: bool, info: ExplainInfo | None) -> Manifest:
+def _manifest(source: Source, format: Format) -> Manifest:
+    """What is known before anything is traced."""
     config = source.model.config
     return Manifest(
         name=source.name,
@@ -377,8 +435,8 @@ def _manifest(source: Source, input_kind: str, dynamic_size: bool, info: Explain
         labels=source.labels,
         preprocessing=preprocessing(config),
         stages=stages(config),
-        input=input_kind,
-        dynamic_size=dynamic_size,
+        input=format.input_kind,
+        dynamic_size=format.dynamic_size,
         precision="fp32",
         opset=OPSET,
         attention_nodes=config.blocks,
@@ -386,24 +444,9 @@ def _manifest(source: Source, input_kind: str, dynamic_size: bool, info: Explain
         macs=macs(config),
         checkpoint_sha256=source.checkpoint_sha256,
         tools={tool: _version(tool) for tool in TOOLS},
-        golden=_golden(source.model),
-        explain=info,
         temperature=source.temperature,
         accuracy=source.accuracy,
-        schema=1,
-    )
-
-
-def _golden(model: PaCaViT, seed: int = 0) -> Golden:
-    size = (model.config.image_size, model.config.image_size)
-    picture = torch.from_numpy(golden_picture(size, seed)[None])
-    with torch.no_grad():
-        logits = Served(model, "uint8", None)(picture)[0][0].double().numpy()
-    return Golden(
-        seed,
-        int(logits.argmax()),
-        tuple(round(float(v), 6) for v in logits[:16]),
-        GOLDEN_TOLERANCE * max(1.0, float(np.abs(logits).max())),
+        weights_id=weights_id(source.model),
     )
 
 

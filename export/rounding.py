@@ -9,10 +9,10 @@ and the fixed tolerances, stay with `verify` and `gradients`.
 from __future__ import annotations
 
 FACTOR = 4
-MOST = 1e-3  # whatever the noise: a network that needs more is broken, or the graph is
+MAX_ALLOWANCE = 1e-3  # whatever the noise: a network that needs more is broken, or the graph is
 
 
 def allowance(noise: float) -> float:
     """The largest relative difference allowed between ONNX Runtime and PyTorch, where PyTorch in float32 is
     `noise` (relative) away from float64."""
-    return min(FACTOR * noise, MOST)
+    return min(FACTOR * noise, MAX_ALLOWANCE)

@@ -42,9 +42,15 @@ class Served(nn.Module):
         self.register_buffer("shift", (-mean / std)[:, None, None])
 
     @property
-    def output_names(self) -> list[str]:
+    def roles(self) -> dict[str, str]:
+        """The graph's outputs in order, by name, with their roles in the manifest."""
         stages = [f"assignment_{i}" for i, stage in enumerate(self.model.config.stages, 1) if stage.clusters]
-        return ["logits", "tokens", *stages, *(["features"] if self.explain_stage is not None else [])]
+        roles = {"logits": "logits", "tokens": "tokens", **dict.fromkeys(stages, "assignment")}
+        return roles | ({"features": "features"} if self.explain_stage is not None else {})
+
+    @property
+    def output_names(self) -> list[str]:
+        return list(self.roles)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         if self.input_kind == "uint8":  # (B, H, W, 3) → normalised (B, 3, H, W)

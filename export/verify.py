@@ -42,7 +42,7 @@ class VerificationError(Exception):
 @dataclass(frozen=True)
 class Verification:
     """What was checked and measured. difference: per output, max |torch - ONNX Runtime| over all batches,
-    relative to max(1, max |torch|). sizes: (H, W) of the pictures.
+    relative to max(1, max |torch|); tolerance: what was allowed of it. sizes: (H, W) of the pictures.
     near_ties: share of pictures left out of it because a classic clustering assigned some patch differently;
     0 for learned clusterings."""
 
@@ -53,10 +53,12 @@ class Verification:
     batches: tuple[int, ...]
     sizes: tuple[tuple[int, int], ...]
     difference: dict[str, float]
+    tolerance: dict[str, float]
     near_ties: float = 0.0
 
     def to_dict(self) -> dict:
-        return asdict(self)
+        """For the manifest, whose table of outputs holds the tolerances."""
+        return {name: value for name, value in asdict(self).items() if name != "tolerance"}
 
 
 def check_structure(
@@ -103,15 +105,21 @@ def softmaxes(model: PaCaViT) -> int:
     return own + (model.config.pool == "gated")
 
 
-def check_numbers(
-    path: Path, model: PaCaViT, explain_stage: int | None, seed: int = 0
-) -> tuple[dict[str, float], float]:
+@dataclass(frozen=True)
+class Numbers:
+    """What `check_numbers` found; members as in `Verification`."""
+
+    difference: dict[str, float]
+    tolerance: dict[str, float]
+    near_ties: float
+
+
+def check_numbers(path: Path, model: PaCaViT, explain_stage: int | None, seed: int = 0) -> Numbers:
     """Runs the file at `path` on random pictures at several batches (and sizes, if dynamic) against `model`
     in torch, every output.
 
-    Returns the largest difference per output relative to max(1, max |torch|), and the share of pictures with
-    near-ties, which are left out of it; raises where a difference exceeds its tolerance or the share its
-    bound.
+    Raises VerificationError where a difference exceeds its tolerance, or the share of pictures with
+    near-ties, which are left out, its bound.
     """
     engine = Engine(path, Device("cpu"))
     reference = Served(model.eval(), "uint8", explain_stage).eval()
@@ -145,7 +153,7 @@ def check_numbers(
                 )
         same = np.ones(batch, bool)
         if ties:
-            for name in (n for n in names if n.startswith("assignment")):
+            for name in (n for n, role in reference.roles.items() if role == "assignment"):
                 same &= (
                     np.abs(got[name] - expected[name]).reshape(batch, -1).max(1) <= NEAR_TIES["assignment"]
                 )
@@ -163,8 +171,9 @@ def check_numbers(
             f"torch and ONNX Runtime assign patches differently in {left_out} of {pictures} pictures, more "
             "than near-ties explain"
         )
+    tolerance = {}
     for name, difference in worst.items():
-        allowed = (NEAR_TIES if ties else TOLERANCE)[name.split("_")[0]]
+        allowed = (NEAR_TIES if ties else TOLERANCE)[reference.roles[name]]
         if difference > allowed and not ties:
             allowed = max(allowed, rounding.allowance(float32_noise(reference, worst_at[name])[name]))
         if difference > allowed:
@@ -172,7 +181,8 @@ def check_numbers(
                 f"output {name} differs by {difference:.2g} between torch and ONNX Runtime, allowed are "
                 f"{allowed:.2g}"
             )
-    return worst, left_out / pictures
+        tolerance[name] = allowed
+    return Numbers(worst, tolerance, left_out / pictures)
 
 
 @torch.no_grad()
@@ -195,7 +205,7 @@ def verify(
 ) -> Verification:
     """All checks of an fp32 file: `proto` is its content, `path` where it lies for the engine to load."""
     nodes, attention, softmax = check_structure(proto, model.config.blocks, softmaxes(model), dynamic_size)
-    difference, near_ties = check_numbers(path, model, explain_stage)
+    found = check_numbers(path, model, explain_stage)
     height, width = (model.config.image_size,) * 2
-    sizes = [(height + dh, width + dw) for dh, dw in (SIZES if dynamic_size else SIZES[:1])]
-    return Verification(OPSET, nodes, attention, softmax, BATCHES, tuple(sizes), difference, near_ties)
+    sizes = tuple((height + dh, width + dw) for dh, dw in (SIZES if dynamic_size else SIZES[:1]))
+    return Verification(OPSET, nodes, attention, softmax, BATCHES, sizes, **vars(found))

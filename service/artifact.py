@@ -383,6 +383,26 @@ class Head:
         return cls(values[: classes * width].reshape(classes, width), values[classes * width :])
 
 
+def readable(value: Any) -> str:
+    """A value of a manifest for people: four digits of a number that is not whole, a line for each member."""
+    if value is None or value in ({}, [], ()):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(readable, value))
+    if isinstance(value, dict):
+        return "\n".join(
+            f"{name.replace('_', ' ')}: {readable(inner).replace(chr(10), ', ')}"
+            for name, inner in value.items()
+        )
+    return str(value)
+
+
 def golden_picture(size: tuple[int, int], seed: int) -> np.ndarray:
     """(H, W, 3) uint8, the same on every machine: smooth colour waves, so that a network gives it an
     ordinary, finite answer."""

@@ -216,6 +216,7 @@ def inspect(
 ) -> None:
     """Show what an artifact says of itself: variant, labels, sizes, clusters, opset, attention nodes,
     precision, checks passed."""
+    from .artifact import readable
     from .engine import Device, Engine
 
     path = _model_path(model)
@@ -227,24 +228,24 @@ def inspect(
         return
     table = Table(title=escape(path.name), show_header=False)
     shown = (
+        "schema",
         "name",
         "variant",
+        "task",
         "precision",
         "input",
+        "channels",
         "dynamic_size",
         "opset",
         "attention_nodes",
         "parameters",
         "macs",
         "temperature",
+        "weights_id",
         "checkpoint_sha256",
     )
     for key in shown:
-        value = manifest[key]
-        table.add_row(
-            key.replace("_", " "),
-            f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else escape(str(value)),
-        )
+        table.add_row(key.replace("_", " "), escape(readable(manifest[key])))
     p = manifest["preprocessing"]
     table.add_row("image size", f"{p['size'][0]} x {p['size'][1]}, {p['resize']}, {p['interpolation']}")
     labels = manifest["labels"]
@@ -259,8 +260,12 @@ def inspect(
             f"{stage['grid'][0]} x {stage['grid'][1]} grid, width {stage['dim']}, {stage['blocks']} blocks, "
             f"{clusters}",
         )
+    for output in manifest["outputs"]:
+        shape = " x ".join(map(str, output["shape"] or ["shape not stated"]))
+        tolerance = f", within {readable(output['tolerance'])}" if output["tolerance"] else ""
+        table.add_row(f"output {escape(output['name'])}", escape(f"{output['role']}: {shape}{tolerance}"))
     for kind in ("verification", "accuracy", "tools"):
-        table.add_row(kind, escape("\n".join(f"{k}: {v}" for k, v in manifest[kind].items())) or "-")
+        table.add_row(kind, escape(readable(manifest[kind])))
     table.add_row("sha256", engine.sha256)
     table.add_row("self-test", "passed")
     Console().print(table)

@@ -324,6 +324,15 @@ class GradientEngine:
         default), each with a leading B."""
         return self._session.run(names or self.outputs, {"features": features, "weights": weights})
 
+    def run_golden(self, model: Engine, seed: int, target: int) -> dict[str, np.ndarray]:
+        """All maps (1, ...) for the class `target`, from the features that `model` gives for its golden
+        picture."""
+        picture = golden_picture(model.manifest.preprocessing.size, seed)
+        features = model.run(picture[None], ("features",)).arrays["features"]
+        weights = np.zeros((1, len(model.manifest.labels)), np.float32)
+        weights[0, target] = 1
+        return self.run(features, weights)
+
     def self_test(self, model: Engine) -> None:
         """Proves that this file belongs to `model`, which puts out `features`: the same weights_id, fitting
         sizes, and the golden map of the model's precision from the features of its golden picture.
@@ -342,11 +351,7 @@ class GradientEngine:
         for name, (_, shape) in self._session.inputs.items():
             if not fits(given[name], shape):
                 raise BadArtifact(f"explain.onnx takes {name} of {shape}, the model gives {given[name]}")
-        picture = golden_picture(model.manifest.preprocessing.size, golden.seed if golden else 0)
-        features = model.run(picture[None], ("features",)).arrays["features"]
-        weights = np.zeros((1, classes), np.float32)
-        weights[0, golden.target if golden else 0] = 1
-        maps = self.run(features, weights)
+        maps = self.run_golden(model, golden.seed if golden else 0, golden.target if golden else 0)
         for name, array in maps.items():
             if not np.isfinite(array).all():
                 raise BadArtifact(f"self-test failed: explain.onnx's output {name} is not finite")

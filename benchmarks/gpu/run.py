@@ -41,7 +41,7 @@ from timing import median_ms
 from traffic import exchange, photo, request
 
 from export.paca import create
-from export.pipeline import Request, run
+from export.pipeline import Format, Request, run
 from export.trace import Served
 from service.engine import run_bound
 from service.load import closed_loop
@@ -113,7 +113,9 @@ def artifact(folder: Path, name: str, precision: str) -> Path:
     path = folder / name / "1" / ("model.onnx" if precision == "fp32" else f"model.{precision}.onnx")
     if not path.exists():
         print(f"exporting {name} in {precision}", file=sys.stderr)
-        written = run(Request(VARIANTS[name], precision=precision, out=path)).manifest.precision
+        written = run(
+            Request(VARIANTS[name], out=path, format=Format(precision=precision))
+        ).manifest.precision
         assert written == precision, f"asked for {precision}, the export wrote {written}"
     return path
 

@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 
 from export.attention_node import node_counts
+from export.errors import ExportError
 from export.paca import PaCaConfig, PaCaViT, StageConfig
 from export.paca.model import attend_explicit
-from export.pipeline import ExportError, Request, Source, explain_stage, export_model, load_source, run
+from export.pipeline import Format, Request, Source, explain_stage, export_model, load_source, run
 from export.trace import trace
 from export.verify import VerificationError, check_structure
 from service.engine import Device, Engine, GradientEngine
@@ -96,7 +97,9 @@ def test_an_earlier_start_of_the_gradients_brings_finer_maps_and_effects(tmp_pat
     made = {}
     for start in (None, 1):
         report = export_model(
-            Source(model, "toy", ("a", "b", "c")), tmp_path / str(start) / "model.onnx", explain_from=start
+            Source(model, "toy", ("a", "b", "c")),
+            tmp_path / str(start) / "model.onnx",
+            Format(explain_from=start),
         )
         made[start] = report.manifest.explain
     assert (made[None].maps, made[None].effects) == ((2,), ())
@@ -104,14 +107,18 @@ def test_an_earlier_start_of_the_gradients_brings_finer_maps_and_effects(tmp_pat
     answer = asyncio.run(explained(tmp_path / "1" / "model.onnx"))
     assert all(cluster.effect is not None for cluster in answer.explanations[0].clusters)
     with pytest.raises(ExportError, match="can start after stage 0 to 2, not 3"):
-        export_model(Source(model, "toy", ("a", "b", "c")), tmp_path / "late" / "model.onnx", explain_from=3)
+        export_model(
+            Source(model, "toy", ("a", "b", "c")), tmp_path / "late" / "model.onnx", Format(explain_from=3)
+        )
     assert not (tmp_path / "late" / "model.onnx").exists()
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_a_gated_pool_adds_one_softmax(tmp_path: Path, dynamic: bool) -> None:
     report = export_model(
-        Source(network(pool="gated"), "toy", ("a", "b", "c")), tmp_path / "model.onnx", dynamic_size=dynamic
+        Source(network(pool="gated"), "toy", ("a", "b", "c")),
+        tmp_path / "model.onnx",
+        Format(dynamic_size=dynamic),
     )
     assert report.verification.softmax_nodes == 2  # one clustering, one gate
 
@@ -120,8 +127,7 @@ def test_one_dynamic_file_serves_many_sizes(tmp_path: Path) -> None:
     report = export_model(
         Source(network(), "toy", ("a", "b", "c")),
         tmp_path / "model.onnx",
-        dynamic_size=True,
-        with_explain=False,
+        Format(dynamic_size=True, with_explain=False),
     )
     assert report.manifest.dynamic_size
     assert report.verification.sizes == ((32, 32), (64, 96), (128, 64), (33, 38))
@@ -138,8 +144,7 @@ def test_float_input_gives_the_answers_of_uint8_input(tmp_path: Path) -> None:
         export_model(
             Source(model, "toy", ("a", "b", "c")),
             tmp_path / kind / "model.onnx",
-            input_kind=kind,
-            with_explain=False,
+            Format(input_kind=kind, with_explain=False),
         )
         answers.append(Engine(tmp_path / kind / "model.onnx", Device("cpu")).run(pixels).logits)
     np.testing.assert_allclose(*answers, atol=1e-5)
@@ -151,7 +156,7 @@ def test_a_network_with_broken_weights_is_refused_and_the_old_file_stays(tmp_pat
     model = network()
     torch.nn.init.constant_(model.head.weight, float("nan"))
     with pytest.raises(VerificationError, match="non-finite logits"):
-        export_model(Source(model, "toy", ("a", "b", "c")), out, with_explain=False)
+        export_model(Source(model, "toy", ("a", "b", "c")), out, Format(with_explain=False))
     assert out.read_bytes() == b"the old one"
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
 
@@ -164,7 +169,7 @@ def test_a_full_disk_costs_one_line_and_not_the_old_file(tmp_path: Path) -> None
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
         with pytest.raises(ExportError, match=r"cannot write model.onnx: .*; what stood there is untouched"):
-            export_model(Source(network(), "toy", ("a", "b", "c")), out, with_explain=False)
+            export_model(Source(network(), "toy", ("a", "b", "c")), out, Format(with_explain=False))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert out.read_bytes() == b"the old one"
@@ -231,8 +236,8 @@ def test_labels_must_fit_the_classes(tmp_path: Path) -> None:
         (Request("auto"), "needs a --checkpoint"),
         (Request("paca_small_128", image_size=24), "needs 32 to 2048 pixels"),
         (Request("paca_small_128", labels=Path("absent.txt")), "cannot read the labels"),
-        (Request("paca_small_128", precision="int9"), "choose one of: fp32, fp16, int8"),
-        (Request("paca_small_128", input_kind="float16"), "choose one of: uint8, float32"),
+        (Request("paca_small_128", format=Format(precision="int9")), "choose one of: fp32, fp16, int8"),
+        (Request("paca_small_128", format=Format(input_kind="float16")), "choose one of: uint8, float32"),
     ],
 )
 def test_bad_requests_end_in_one_line_and_write_nothing(
@@ -279,7 +284,12 @@ def test_smaller_formats_keep_fused_attention_and_load_in_the_server(
     )
     out = tmp_path / "toy" / "1" / f"model.{precision}.onnx"
     report = run(
-        Request("auto", tmp_path / "w.safetensors", precision=precision, calibration=pictures, out=out)
+        Request(
+            "auto",
+            checkpoint=tmp_path / "w.safetensors",
+            out=out,
+            format=Format(precision=precision, calibration=pictures),
+        )
     )
     assert report.manifest.precision == precision
     assert node_counts(onnx.load(out))["Attention"] == 3
@@ -290,5 +300,5 @@ def test_smaller_formats_keep_fused_attention_and_load_in_the_server(
 
 def test_int8_needs_pictures_to_calibrate_on(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="--calibration"):
-        run(Request("paca_small_128", precision="int8", out=tmp_path / "model.onnx"))
+        run(Request("paca_small_128", out=tmp_path / "model.onnx", format=Format(precision="int8")))
     assert list(tmp_path.iterdir()) == []

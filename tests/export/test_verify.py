@@ -12,7 +12,7 @@ import torch
 
 from export import rounding, verify
 from export.paca import PaCaConfig, PaCaViT, StageConfig
-from export.pipeline import Source, export_model
+from export.pipeline import Format, Source, export_model
 from export.trace import Served
 
 
@@ -32,7 +32,7 @@ def model() -> PaCaViT:
 @pytest.fixture(scope="module")
 def written(model: PaCaViT, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("sharp") / "model.onnx"
-    export_model(Source(model, "sharp", ("a", "b", "c")), out, with_explain=False)
+    export_model(Source(model, "sharp", ("a", "b", "c")), out, Format(with_explain=False))
     return out
 
 
@@ -51,8 +51,8 @@ def test_differences_no_larger_than_float32s_own_pass(
         np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8),
     )
     assert 1e-7 < noise["assignment_1"] < 1e-4
-    differences, _ = verify.check_numbers(written, model, None)
-    assert 1e-8 < differences["assignment_1"] < rounding.FACTOR * 1e-5
+    found = verify.check_numbers(written, model, None)
+    assert 1e-8 < found.difference["assignment_1"] < found.tolerance["assignment_1"] < rounding.FACTOR * 1e-5
     monkeypatch.setattr(rounding, "FACTOR", 0)
     with pytest.raises(verify.VerificationError, match="assignment_1 differs by"):
         verify.check_numbers(written, model, None)

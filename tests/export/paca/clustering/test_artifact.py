@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from export.errors import ExportError
 from export.paca import PaCaConfig, PaCaViT, StageConfig
-from export.pipeline import ExportError, Source, export_model
+from export.pipeline import Source, export_model
 
 
 def network(kind: str) -> PaCaViT:

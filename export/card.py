@@ -1,0 +1,101 @@
+"""The model card, README.md beside the model: what its files say of themselves, and "not stated" for what
+nobody said.
+
+Only a card that this module wrote is written again; a text of the user's stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from service.artifact import Manifest, readable
+
+MARK = "<!-- Written by paca export, which writes it again. Remove this line to keep your own text. -->"
+NOT_STATED = "not stated"
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """One model file of a version: its name, its size in bytes and what it says of itself."""
+
+    name: str
+    size: int
+    manifest: Manifest
+
+
+def is_users_own(path: Path) -> bool:
+    """Whether the text at `path` is not a card of ours."""
+    return path.exists() and not path.read_text(encoding="utf-8", errors="replace").startswith(MARK)
+
+
+def card(files: Sequence[ModelFile], data: str | None) -> str:
+    """The text, in Markdown. files: every model file of the version, the newest last; data: what the model
+    learned from, in the user's words."""
+    manifest = files[-1].manifest
+    labels = manifest.labels
+    height, width = manifest.preprocessing.size
+    size = f"{width} x {height} pixels, {manifest.preprocessing.resize}"
+    clusters = [f"{s.clusters} in stage {s.stage}" for s in manifest.stages if s.clusters]
+    facts = {
+        "architecture": manifest.variant,
+        "task": f"{manifest.task}, {len(labels)} classes",
+        "input": size + (", or other sizes" if manifest.dynamic_size else ""),
+        "parameters, multiply-accumulates": f"{manifest.parameters:,}, {manifest.macs:,}",
+        "clusters": ", ".join(clusters) or "none",
+        "data": data or NOT_STATED,
+        "licence and intended use": NOT_STATED,
+        "weights_id": manifest.weights_id,
+        "checkpoint's sha256": manifest.checkpoint_sha256 or "none: random weights",
+    }
+    parts = [
+        f"{MARK}\n# {_cell(manifest.name)}",
+        _table(("", ""), facts.items()),
+        "## Classes\n\n" + ", ".join(map(_cell, labels)),
+        "## Files",
+        _table(
+            ("file", "precision", "MiB"),
+            ((f.name, f.manifest.precision, f"{f.size / 2**20:.1f}") for f in files),
+        ),
+        "## What was checked before it was written",
+        _table(("file", "check", "result"), (row for f in files for row in _checks(f))),
+        "## What it is worth",
+        _table(("data", "figure", "value"), _figures(manifest.accuracy)) if manifest.accuracy else NOT_STATED,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _checks(file: ModelFile) -> list[tuple[str, str, Any]]:
+    verification = file.manifest.verification
+    difference = verification.get("difference", {})
+    rows = [(f"{name} against PyTorch, largest difference", value) for name, value in difference.items()]
+    rows += [
+        (name.replace("_", " "), value)
+        for name, value in verification.items()
+        if isinstance(value, int | float | str)
+    ]
+    return [(file.name, *row) for row in (*rows, ("golden picture", "passed"))]
+
+
+def _figures(accuracy: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
+    return [
+        (data, name, value)
+        for data, figures in accuracy.items()
+        for name, value in (figures.items() if isinstance(figures, dict) else [("", figures)])
+        if isinstance(value, int | float | str)
+    ]
+
+
+def _table(head: tuple[str, ...], rows: Any) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    """A value for people that cannot break the table or the page."""
+    text = readable(value)
+    for sign in "\\|<>`*_[]":
+        text = text.replace(sign, "\\" + sign) if text != "---" else text
+    return " ".join(text.split())

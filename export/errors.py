@@ -1,0 +1,7 @@
+"""What an export can fail with, beside the checks' own `VerificationError` and the readers' errors."""
+
+from __future__ import annotations
+
+
+class ExportError(Exception):
+    """The export cannot be done; the message is one line that says why and what to do."""
