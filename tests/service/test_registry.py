@@ -4,15 +4,22 @@ engine."""
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 
-from service.errors import CannotStart, NotReady, UnknownModel
+from service.artifact import MANIFEST_KEY, Manifest
+from service.errors import CannotStart, EngineFailure, NotReady, UnknownModel
+from service.predictor import Predictor
 from service.registry import Registry
+from service.repository import FILES, ModelFiles
 from service.settings import Settings
 from service.wiring import build_registry
 
@@ -172,6 +179,208 @@ def test_a_watched_folder_is_taken_up_by_itself(repository: Path) -> None:
                     break
                 await asyncio.sleep(0.05)
             assert registry.get().version == "3"
+
+    asyncio.run(main())
+
+
+def failing(error: Exception, times: int) -> Callable[[Callable[..., Predictor]], Callable[..., Predictor]]:
+    """A loader whose first `times` loads of the model `other` fail."""
+    left = [times]
+
+    def wrap(load: Callable[..., Predictor]) -> Callable[..., Predictor]:
+        def loads(files: ModelFiles) -> Predictor:
+            if files.name == "other" and left[0]:
+                left[0] -= 1
+                raise error
+            return load(files)
+
+        return loads
+
+    return wrap
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (EngineFailure("memory is short"), "memory is short"),
+        (OSError(5, "Input/output error"), "cannot look at its files: Input/output error"),
+        (ZeroDivisionError("a mistake of ours"), "an unforeseen ZeroDivisionError"),
+    ],
+)
+def test_what_the_files_did_not_cause_is_tried_again_ever_more_rarely_without_a_watcher(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
+    monkeypatch.setattr("service.registry.FIRST_RETRY_SECONDS", 0.05)
+
+    async def main() -> None:
+        shutil.copytree(repository / "tiny", repository / "other")
+        registry = build_registry(Settings(models=repository, provider="cpu", instances=1))
+        registry._load = failing(error, 3)(registry._load)
+        await registry.start()
+        try:
+            assert registry.ready == (True, "ready")
+            (failure,) = registry.failures()
+            assert (failure.name, failure.kind, failure.message) == ("other", "engine-failure", message)
+            assert failure.retry_in_seconds <= 0.05
+            with pytest.raises(NotReady, match="tried again") as caught:
+                registry.get("other")
+            assert caught.value.retry_after <= 0.05
+            pauses = set()
+            while registry.failures():
+                pauses.add(registry._failed["other", "1"].pause)
+                await asyncio.sleep(0.005)
+            assert pauses == {0.05, 0.1, 0.2}
+            assert registry.reload_failures == 3
+            assert registry.get("other").version == "1"
+        finally:
+            await registry.close()
+
+    asyncio.run(main())
+
+
+def test_the_default_model_is_ready_first_and_its_newest_version_answers_from_the_start(
+    repository: Path,
+) -> None:
+    async def main() -> None:
+        shutil.copytree(repository / "tiny", repository / "other")
+        add_version(repository, "2")
+        registry = build_registry(Settings(models=repository, default_model="tiny", instances=1))
+        load, loaded, go_on = registry._load, [], threading.Event()
+
+        def slowly(files: ModelFiles) -> Predictor:
+            if loaded:
+                assert go_on.wait(30)
+            loaded.append((files.name, files.version))
+            return load(files)
+
+        registry._load = slowly
+        starting = asyncio.create_task(registry.start())
+        while not registry.ready[0]:
+            assert registry.ready[1] == "loading: the default model tiny is not ready yet"
+            await asyncio.sleep(0.005)
+        assert registry.get().version == "2"
+        assert registry.loading == (("tiny", "1"), ("other", "1"))
+        with pytest.raises(NotReady, match="'other' is not loaded yet"):
+            registry.get("other")
+        go_on.set()
+        await starting
+        assert loaded == [("tiny", "2"), ("tiny", "1"), ("other", "1")]
+        assert registry.loading == ()
+        await registry.close()
+
+    asyncio.run(main())
+
+
+def test_a_default_model_that_cannot_be_loaded_is_said_and_the_others_serve(repository: Path) -> None:
+    async def main() -> None:
+        shutil.copytree(repository / "tiny", repository / "other")
+        (repository / "other" / "1" / "model.onnx").write_bytes(b"no model")
+        async with started(repository, default_model="other") as registry:
+            assert registry.ready == (
+                False,
+                "the default model could not be loaded: model other version 1: "
+                "model.onnx is not an ONNX file, or not whole",
+            )
+            assert registry.get("tiny").version == "1"
+            with pytest.raises(UnknownModel, match="'other'; loaded are: tiny"):
+                registry.get()
+            shutil.copy(repository / "tiny" / "1" / "model.onnx", repository / "other" / "1" / "model.onnx")
+            await registry.reload()
+            assert registry.ready == (True, "ready")
+
+    asyncio.run(main())
+
+
+def test_no_count_is_lost_when_a_version_is_replaced_or_dropped(
+    repository: Path, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.registry.LAST_SECONDS", 0.1)
+
+    async def main() -> None:
+        shutil.copytree(repository / "tiny", repository / "other")
+        async with started(repository) as registry:
+            old = registry.get("tiny")
+            await old.classify(jpeg)
+            shutil.move(repository / "tiny" / "1", repository / "tiny" / "2")
+            await registry.reload()
+            await old.classify(jpeg)  # by who had got it before
+            await registry.get("tiny").explain(jpeg)
+            assert registry.counters()["tiny"].pictures.items == 3
+            await asyncio.gather(*registry._closing)
+            assert registry.counters()["tiny"].pictures.items == 3
+            assert registry.counters()["tiny"].gradients.items == 1
+            shutil.rmtree(repository / "tiny")
+            await registry.reload()
+            await asyncio.gather(*registry._closing)
+            assert [status.name for status in registry.models()] == ["other"]
+            assert registry.counters()["tiny"].pictures.items == 3
+
+    asyncio.run(main())
+
+
+def test_each_model_runs_on_its_own_settings(repository: Path, jpeg: bytes) -> None:
+    async def main() -> None:
+        shutil.copytree(repository / "tiny", repository / "other")
+        own = {"threads": 1, "instances": 3, "max_batch": 7, "max_wait_ms": 2.5, "precision": "int8"}
+        (repository / "other" / "1" / "config.json").write_text(json.dumps(own))
+        shutil.copy(repository / "other" / "1" / "model.onnx", repository / "other" / "1" / "model.int8.onnx")
+        async with started(repository, max_batch=2) as registry:
+            tiny, other = registry.get("tiny"), registry.get("other")
+            assert (tiny.capacity.instances, tiny.capacity.max_batch, tiny.capacity.max_wait) == (1, 2, 0)
+            assert (other.capacity.instances, other.capacity.max_batch) == (3, 7)
+            assert other.capacity.max_wait == 0.0025
+            assert (other.capacity.runs.threads, other.batcher.bounds.max_wait) == (1, 0.0025)
+            assert other._engine._session._path.name == "model.int8.onnx"
+            assert (await tiny.classify(jpeg)).predictions == (await other.classify(jpeg)).predictions
+            (repository / "other" / "1" / "config.json").write_text('{"max_batch": 5}')
+            await registry.reload()
+            assert registry.get("tiny") is tiny
+            assert registry.get("other").capacity.max_batch == 5
+            assert registry.get("other")._engine._session._path.name == "model.onnx"
+
+    asyncio.run(main())
+
+
+def test_models_that_serve_together_share_the_cores_of_one(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may use them all, so that one alone is as fast as without the others."""
+    monkeypatch.setattr("service.wiring.cores", lambda: 6)
+
+    async def main() -> None:
+        for name in ("b", "c"):
+            shutil.copytree(repository / "tiny", repository / name)
+        (repository / "c" / "1" / "config.json").write_text('{"instances": 4, "threads": 2}')
+        async with started(repository, instances=0, workers=2) as registry:
+            capacities = [registry.get(name).capacity for name in ("tiny", "b", "c")]
+            assert [(c.instances, c.runs.threads) for c in capacities] == [(3, 1), (3, 1), (4, 2)]
+            assert len({id(c.runs.room) for c in capacities}) == 1
+            assert len({id(c.gradient_runs.room) for c in capacities}) == 1
+            assert capacities[0].runs.room.cores == 8  # what c alone would use
+            assert capacities[0].gradient_runs.room.cores == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_files_of_one_version_that_were_made_from_different_weights_are_refused_together(
+    repository: Path, precision: str
+) -> None:
+    async def main() -> None:
+        folder = add_version(repository, "2")
+        model = onnx.load(folder / "model.onnx")
+        (entry,) = (p for p in model.metadata_props if p.key == MANIFEST_KEY)
+        manifest = Manifest.from_json(entry.value)
+        entry.value = replace(manifest, schema=2, weights_id="f" * 64).to_json()
+        (folder / FILES[precision]).write_bytes(model.SerializeToString())
+        async with started(repository) as registry:
+            assert registry.get().version == "1"
+            (failure,) = registry.failures()
+            assert failure.kind == "bad-artifact"
+            assert failure.message.startswith(f"model.onnx and {FILES[precision]} were made from different")
+            (folder / FILES[precision]).write_bytes(b"half a file says nothing")
+            await registry.reload()
+            assert registry.get().version == "2"
 
     asyncio.run(main())
 
