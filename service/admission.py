@@ -1,8 +1,8 @@
 """How many pictures of one model may be in flight: the bound that stands before decoding and the queue.
 
-The engine's own queue is bounded by `batcher`; this bound is the narrower one, so that a refusal costs
-neither the reading of a body nor a decode, and what was admitted is not refused half way. Each model has its
-own, so that a model under load leaves an idle one its room; the memory watermark is the machine's.
+The engine's own queue is bounded by `batcher`; this bound is the narrower one. So a refusal costs neither the
+reading of a body nor a decode, and what was admitted is not refused half way. Each model has its own bound: a
+model under load leaves an idle one its room. Memory is watched for the machine as a whole.
 """
 
 from __future__ import annotations

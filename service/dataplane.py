@@ -1,9 +1,9 @@
 """Everything a request needs between its bytes and its result, whatever door it came through; no HTTP here.
 
 REST, the Open Inference Protocol over HTTP and gRPC, the command line and Ray parse, call one of these
-methods and shape what comes back. This is the one place that picks the model, plans, admits, holds the
-deadline, runs pictures side by side, drops work whose caller left, and observes. What a model does is
-`predictor`'s matter.
+methods and shape what comes back. This is the one place that picks the model, plans, admits and holds the
+deadline. It runs pictures side by side, drops work whose caller left, and observes. What a model does with a
+picture stands in `predictor`.
 """
 
 from __future__ import annotations

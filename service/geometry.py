@@ -140,8 +140,9 @@ def bounds(region: np.ndarray) -> Fractions | None:
 
 
 def to_pixels(place: Fractions, window: Window, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """A box in fractions of a map that lies on `window` → the pixels (x0, y0, x1, y1) it touches on a picture
-    of `size` (width, height)."""
+    """A box in fractions of a map that lies on `window` → the pixels (x0, y0, x1, y1) that it touches.
+
+    size: (width, height) of the picture."""
     left, top, right, bottom = window
     xs = [left + f * (right - left) for f in (place[0], place[2])]
     ys = [top + f * (bottom - top) for f in (place[1], place[3])]

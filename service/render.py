@@ -2,8 +2,8 @@
 Numpy and Pillow; no model words.
 
 A `Canvas` is prepared once for a request (the photo resized once) and draws everything for it. Maps are drawn
-where they lie on the original (`geometry`), so a mark at a pixel of the photo is found at that pixel of the
-overlay, whatever was cropped or stretched on the way to the network. Overlays are plain alpha compositing
+where they lie on the original (`geometry`): a mark at a pixel of the photo is at that pixel of the overlay,
+whatever was cropped or stretched on the way to the network. Overlays are plain alpha compositing
 with an alpha in proportion to relevance: places without relevance stay the photo, as bright as it was.
 """
 
