@@ -178,8 +178,8 @@ def shares(cam: np.ndarray, assignment: np.ndarray) -> np.ndarray:
     """(M,) float64, in logits, signed: the part of the class evidence located in each cluster.
 
     The contributions are distributed over the finer patches of the clusters' stage, and there to the clusters
-    by P(cluster | patch). So the shares of a stage sum to the contributions: shares + bias = logit. An account
-    of where, not of what would happen without the cluster (that is its effect).
+    by P(cluster | patch). So the shares of a stage sum to the contributions: shares + bias = logit. An
+    account of where, not of what would happen without the cluster (that is its effect).
     """
     return _distribute(spread(cam.astype(np.float64), (assignment.shape[1], assignment.shape[2])), assignment)
 
