@@ -1,8 +1,8 @@
 """Responses of any size, made in bounded pieces off the event loop.
 
 One large `json.dumps` holds the interpreter's lock for all of its time, in a thread as well. Here a generator
-yields pieces of a few milliseconds each, in a worker thread. The loop gets its turn between two of them. Small
-responses are made where they are: a hop to a thread would cost more than they do.
+yields pieces of a few milliseconds each, in a worker thread. The loop gets its turn between two of them.
+Small responses are made where they are: a hop to a thread would cost more than they do.
 """
 
 from __future__ import annotations
