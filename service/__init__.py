@@ -2,15 +2,16 @@
 
 The path of one `POST /explain` through these files:
  1. `api/` reads the body under its limits and turns parameters into `options`;
- 2. `registry` picks the model that answers and its `predictor`;
- 3. `images` decodes the bytes into upright RGB, under limits, in a worker thread;
- 4. `images` resizes them into what the `artifact`'s manifest says the model wants;
- 5. `batcher` joins concurrent pictures, bounded, with deadlines;
- 6. `engine` runs the one ONNX file on ONNX Runtime;
- 7. `explain` turns tokens and assignments into heatmaps, masks and cluster shares (numpy only);
- 8. `render` turns those into pictures in the original's coordinates;
- 9. `results` carries the answer back, `api/` shapes it into JSON, an image or a report;
-10. any `errors.PacaError` on the way becomes a problem+json answer in `api/problems.py`.
+ 2. `dataplane` picks the model from the `registry`, admits the request and holds its deadline;
+ 3. `plan` checks the options against the model, once for all pictures of the request;
+ 4. `predictor` takes each picture through the rest:
+ 5. `images` decodes the bytes into upright RGB, under limits, and resizes them for the network;
+ 6. `batcher` joins concurrent pictures, bounded, with deadlines;
+ 7. `engine` runs the one ONNX file on ONNX Runtime, on one of `providers`;
+ 8. `methods` turn tokens and gradients into heatmaps (`explain`: the mathematics, numpy only);
+ 9. `assemble` puts numbers and pictures together, `render` draws them on the original;
+10. `results` carry the result back, `api/` shapes it into JSON, an image or a report;
+11. any `errors.PacaError` on the way becomes a problem+json response in `api/problems.py`.
 `settings` and `wiring` build all of this; nothing below them reads the environment.
 """
 
