@@ -26,7 +26,7 @@ from ..errors import PacaError
 from ..registry import Registry
 from ..results import Timings
 from .context import Context
-from .problems import STATUS, UNFORESEEN, kind_of, status_of
+from .problems import STATUS, UNFORESEEN, kind_of, row_of
 
 disable_created_metrics()  # no dashboard wants a second series for each counter
 access = logging.getLogger("paca.access")
@@ -42,7 +42,7 @@ QUIET = (
     "/docs",
     OTHER,
 )  # counted, not timed
-CODES = sorted({200, UNFORESEEN[0], *(status for status, _ in STATUS.values())})
+CODES = sorted({200, UNFORESEEN.status, *(row.status for row in STATUS.values())})
 REASONS = sorted({kind_of(kind("")) for kind in STATUS})
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -128,7 +128,7 @@ class Metrics:
         """Counts one answered request; `template`: the route's path."""
         endpoint = endpoint_of(template)
         status = context.status or 499  # no answer at all: the connection was cut
-        self.requests.labels(endpoint, status if status in CODES else UNFORESEEN[0]).inc()
+        self.requests.labels(endpoint, status if status in CODES else UNFORESEEN.status).inc()
         if endpoint in ENDPOINTS:
             self.request_seconds.labels(endpoint).observe(seconds)
         if context.error is not None:
@@ -149,9 +149,9 @@ class Metrics:
         )
 
     def refusal(self, error: Exception) -> None:
-        if status_of(error)[0] == 499:
+        if row_of(error).status == 499:
             self.cancelled.inc()
-        elif status_of(error) != UNFORESEEN:
+        elif row_of(error) != UNFORESEEN:
             self.rejected.labels(kind_of(error)).inc()
 
     def picture(self, model: str, t: Timings) -> None:

@@ -30,7 +30,7 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of an operation that can answer these statuses."""
     found: dict[int | str, dict[str, Any]] = {}
     for status in sorted({*statuses, *EVERYWHERE}):
-        titles = ", ".join(title for code, title in STATUS.values() if code == status)
+        titles = ", ".join(row.title for row in STATUS.values() if row.status == status)
         found[status] = {"model": Problem, "description": titles}
         if status == 503:
             found[status]["headers"] = {

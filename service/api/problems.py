@@ -1,5 +1,5 @@
-"""Errors on the wire: one table from error to status, answered as RFC 9457 problem+json, or `{"error": …}` on
-Open Inference Protocol paths.
+"""Errors on the wire: one table from error to the status of HTTP and of gRPC. HTTP answers RFC 9457
+problem+json, or `{"error": …}` on Open Inference Protocol paths.
 
 The core raises `errors.PacaError` and knows no status; errors that only HTTP can have (a path, an `Accept`
 header, a slow upload) stand here.
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
@@ -45,32 +45,40 @@ class HeadersTooLarge(InvalidInput): ...
 class AddressTooLong(InvalidInput): ...
 
 
-STATUS: dict[type[PacaError], tuple[int, str]] = {
-    errors.MalformedRequest: (400, "Malformed request"),
-    Unauthorized: (401, "API key needed"),
-    errors.UnknownModel: (404, "Unknown model"),
-    NotFound: (404, "Nothing here"),
-    MethodNotAllowed: (405, "Method not allowed"),
-    NotAcceptable: (406, "Nothing acceptable to answer with"),
-    SlowUpload: (408, "Upload too slow"),
-    errors.TooLarge: (413, "Too large"),
-    AddressTooLong: (414, "Address too long"),
-    errors.NotAnImage: (415, "Not an accepted image format"),
-    errors.BadImage: (422, "Image cannot be decoded"),
-    errors.BadParameter: (422, "Bad parameter"),
-    HeadersTooLarge: (431, "Headers too large"),
-    errors.ClientGone: (499, "Client closed the connection"),
-    errors.Overloaded: (503, "Overloaded"),
-    errors.Draining: (503, "Shutting down"),
-    errors.NotReady: (503, "Not ready"),
-    errors.EngineFailure: (503, "Inference failed"),
-    errors.DeadlineExceeded: (504, "Deadline passed"),
+class Row(NamedTuple):
+    """How an error is answered: the status and title of HTTP, the status code of gRPC."""
+
+    status: int
+    title: str
+    rpc: str
+
+
+STATUS: dict[type[PacaError], Row] = {
+    errors.MalformedRequest: Row(400, "Malformed request", "INVALID_ARGUMENT"),
+    Unauthorized: Row(401, "API key needed", "UNAUTHENTICATED"),
+    errors.UnknownModel: Row(404, "Unknown model", "NOT_FOUND"),
+    NotFound: Row(404, "Nothing here", "NOT_FOUND"),
+    MethodNotAllowed: Row(405, "Method not allowed", "UNIMPLEMENTED"),
+    NotAcceptable: Row(406, "Nothing acceptable to answer with", "INVALID_ARGUMENT"),
+    SlowUpload: Row(408, "Upload too slow", "DEADLINE_EXCEEDED"),
+    errors.TooLarge: Row(413, "Too large", "INVALID_ARGUMENT"),
+    AddressTooLong: Row(414, "Address too long", "INVALID_ARGUMENT"),
+    errors.NotAnImage: Row(415, "Not an accepted image format", "INVALID_ARGUMENT"),
+    errors.BadImage: Row(422, "Image cannot be decoded", "INVALID_ARGUMENT"),
+    errors.BadParameter: Row(422, "Bad parameter", "INVALID_ARGUMENT"),
+    HeadersTooLarge: Row(431, "Headers too large", "INVALID_ARGUMENT"),
+    errors.ClientGone: Row(499, "Client closed the connection", "CANCELLED"),
+    errors.Overloaded: Row(503, "Overloaded", "RESOURCE_EXHAUSTED"),
+    errors.Draining: Row(503, "Shutting down", "UNAVAILABLE"),
+    errors.NotReady: Row(503, "Not ready", "UNAVAILABLE"),
+    errors.EngineFailure: Row(503, "Inference failed", "UNAVAILABLE"),
+    errors.DeadlineExceeded: Row(504, "Deadline passed", "DEADLINE_EXCEEDED"),
 }
-UNFORESEEN = (500, "Internal error")
+UNFORESEEN = Row(500, "Internal error", "INTERNAL")
 
 
-def status_of(error: Exception) -> tuple[int, str]:
-    """(status, title) of an error; an error nobody foresaw is a bug and says 500."""
+def row_of(error: Exception) -> Row:
+    """The row of an error; an error nobody foresaw is a bug and says 500."""
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), UNFORESEEN)
 
 
@@ -83,10 +91,10 @@ def kind_of(error: Exception) -> str:
 def problem(error: Exception, request_id: str) -> dict[str, Any]:
     """The RFC 9457 object of an error. Only a PacaError's message is for users; any other error says nothing
     about itself."""
-    status, title = status_of(error)
+    status, title, _ = row_of(error)
     detail = "the server met an error it did not foresee; the log has it under this request_id"
     extras: dict[str, object] = {}
-    if isinstance(error, PacaError) and status != UNFORESEEN[0]:
+    if isinstance(error, PacaError) and status != UNFORESEEN.status:
         detail = error.message
         extras = {
             name: value for name, value in error.details.items() if isinstance(value, str | int | float)

@@ -27,7 +27,13 @@ def scope(path: str = "/classify") -> dict:
     ],
 )
 def test_every_error_a_request_can_meet_has_a_status(kind):
-    assert problems.status_of(kind("x")) in problems.STATUS.values()
+    assert problems.row_of(kind("x")) in problems.STATUS.values()
+
+
+def test_every_error_has_a_code_that_grpc_knows():
+    grpc = pytest.importorskip("grpc")
+    codes = set(grpc.StatusCode.__members__)
+    assert {row.rpc for row in (*problems.STATUS.values(), problems.UNFORESEEN)} <= codes
 
 
 def test_a_problem_names_its_kind_its_status_and_its_request():
