@@ -128,7 +128,7 @@ def serve(
     root_path: Annotated[str | None, typer.Option(help="Path prefix behind a proxy.")] = None,
 ) -> None:
     """Serve models over HTTP. Every setting is a PACA_* variable; flags win over variables."""
-    from .api.server import serve as run
+    from .api.launch import serve as run
     from .settings import Settings
 
     flags = {

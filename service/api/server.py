@@ -1,9 +1,9 @@
-"""Runs the app on a socket: uvicorn with a guarded protocol, a shutdown that loses no request, and an exit
-code that tells the truth.
+"""Runs the app on a socket in one process: uvicorn with a guarded protocol, a shutdown that loses no request,
+and an exit code that tells the truth.
 
 SIGTERM: /readyz says 503 at once, requests are answered for a moment longer so that load balancers can look
-away, then the socket closes, what was accepted is answered, exit 0. SIGINT skips the moment. SIGHUP looks at
-the model repository again. Several workers are `supervisor`'s.
+away, then the socket closes, what was accepted is answered, exit 0. SIGINT skips the moment. SIGHUP reads the
+API keys and the model repository again. `supervisor` runs several of these processes, `launch` chooses.
 
 A server on its own listens at once, so that /readyz can say what it waits for; a worker among several only
 when its models are loaded, since until then another one can answer.
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import ipaddress
 import logging
 import signal
 import socket
@@ -38,9 +37,8 @@ log = logging.getLogger("paca.server")
 GRACE_SECONDS = 2.0  # of answering while /readyz already says 503
 LAST_SECONDS = 0.5  # for requests of connections that were accepted just before the socket closed
 DRAIN_SECONDS = 22  # for answering what was accepted; the whole shutdown stays under 30
-GARBAGE = (
-    10_000  # new objects between two looks of the collector; Python's own 700 are meant for smaller programs
-)
+# New objects between two looks of the garbage collector; Python's own 700 are meant for smaller programs.
+COLLECT_AFTER_OBJECTS = 10_000
 
 
 class Server(uvicorn.Server):
@@ -157,7 +155,7 @@ def _collect_less() -> None:
     are answered (about 1 % of their CPU time)."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(GARBAGE)
+    gc.set_threshold(COLLECT_AFTER_OBJECTS)
 
 
 def _accept(sock: socket.socket) -> socket.socket | None:
@@ -165,32 +163,6 @@ def _accept(sock: socket.socket) -> socket.socket | None:
         return sock.accept()[0]
     except OSError:
         return None
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A bound socket; CannotStart where the address is taken or not this machine's."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-    except OSError as error:
-        raise CannotStart(
-            f"cannot listen on {host} port {port}: {error.strerror or error}; choose another with PACA_PORT "
-            "or --port"
-        ) from None
-    sock.setblocking(False)
-    return sock
-
-
-def reachable(host: str) -> str:
-    """The host of a URL by which this machine reaches a server that listens on `host`."""
-    with suppress(ValueError):
-        address = ipaddress.ip_address(host)
-        host = host if not address.is_unspecified else "127.0.0.1" if address.version == 4 else "::1"
-    return f"[{host}]" if ":" in host else host
 
 
 def _allow_connections() -> None:
@@ -214,21 +186,3 @@ def run(settings: Settings, sock: socket.socket, on_ready: Callable[[], None], w
         raise failure
     if failure is not None:
         raise CannotStart(f"the models could not be loaded: {failure}") from failure
-
-
-def serve(settings: Settings) -> None:
-    """What `paca serve` does: listens, serves, returns after a clean shutdown."""
-    sock = listen(settings.host, settings.port)
-    port = sock.getsockname()[1]
-
-    def announce() -> None:
-        address = f"http://{reachable(settings.host)}:{port}{settings.root_path.rstrip('/')}"
-        with suppress(OSError):  # standard output is closed or full: no reason not to serve
-            print(f"PaCa is ready: {address}/\nTry: curl -F file=@photo.jpg {address}/classify", flush=True)
-
-    if settings.workers == 1:
-        run(settings, sock, announce)
-    else:
-        from .supervisor import supervise
-
-        supervise(settings, sock, announce)

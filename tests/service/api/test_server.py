@@ -13,8 +13,6 @@ import time
 import httpx
 import pytest
 
-from service.api.server import listen, reachable
-from service.errors import CannotStart
 from tests.serving import alive
 
 
@@ -88,13 +86,6 @@ def test_sighup_loads_a_new_version_without_a_restart(repository, start_in, jpeg
         assert client.post("/classify?model=tiny:1", content=jpeg).json()["model_version"] == "1"
 
 
-def test_a_taken_port_is_said_in_one_line(free_port):
-    with listen("127.0.0.1", free_port) as taken:
-        taken.listen()
-        with pytest.raises(CannotStart, match=f"port {free_port}"):
-            listen("127.0.0.1", free_port)
-
-
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_server_that_cannot_start_says_why_and_exits_with_1(tmp_path, workers):
     environment = {**os.environ, "PACA_MODELS": str(tmp_path), "PACA_PORT": "0", "PACA_WORKERS": workers}
@@ -108,18 +99,3 @@ def test_a_server_that_cannot_start_says_why_and_exits_with_1(tmp_path, workers)
     assert done.returncode == 1
     assert "no model could be loaded" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("listened", "asked"),
-    [
-        ("127.0.0.1", "127.0.0.1"),
-        ("0.0.0.0", "127.0.0.1"),  # noqa: S104
-        ("::", "[::1]"),
-        ("::1", "[::1]"),
-        ("fe80::2", "[fe80::2]"),
-        ("box.lan", "box.lan"),
-    ],
-)
-def test_the_ready_line_names_a_host_that_can_be_asked(listened, asked):
-    assert reachable(listened) == asked
