@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from . import cgroup
 from .errors import Overloaded
 
 WATERMARK = 0.9  # of the container's memory
 LOOK_SECONDS = 0.25  # between looks at the memory
-CGROUP = Path("/sys/fs/cgroup")
 
 
 class Admission:
@@ -50,29 +50,14 @@ class Admission:
 class MemoryWatch:
     """Looks at the container's memory now and then. All calls belong to one event loop."""
 
-    def __init__(self, cgroup: Path = CGROUP) -> None:
-        self._cgroup = cgroup
+    def __init__(self, root: Path = cgroup.ROOT) -> None:
+        self._root = root
         self._looked, self._tight = float("-inf"), False
 
     def check(self) -> None:
         """Overloaded while memory is short."""
         now = time.monotonic()
         if now - self._looked > LOOK_SECONDS:
-            self._looked, self._tight = now, memory_used(self._cgroup) >= WATERMARK
+            self._looked, self._tight = now, cgroup.memory_used(self._root) >= WATERMARK
         if self._tight:
             raise Overloaded("the server is short of memory; try again in a moment", reason="memory")
-
-
-def memory_used(cgroup: Path = CGROUP) -> float:
-    """Part of the container's memory limit in use, page cache that can be dropped left out; 0 where there is
-    no limit."""
-    try:
-        limit = (cgroup / "memory.max").read_text().strip()
-        if limit == "max":
-            return 0.0
-        used = int((cgroup / "memory.current").read_text())
-        stat = (cgroup / "memory.stat").read_text().splitlines()
-        cache = next(int(line.split()[1]) for line in stat if line.startswith("inactive_file "))
-        return (used - cache) / int(limit)
-    except (OSError, ValueError, StopIteration, ZeroDivisionError):
-        return 0.0

@@ -2,7 +2,8 @@
 
 import pytest
 
-from service.admission import Admission, MemoryWatch, memory_used
+from service.admission import Admission, MemoryWatch
+from service.cgroup import memory_used
 from service.errors import BadImage, Overloaded
 
 
