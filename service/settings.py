@@ -7,13 +7,19 @@ takes plain arguments and never looks here; `wiring` translates.
 
 from __future__ import annotations
 
+import json
 import os
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from . import cgroup
 from .errors import BadArtifact
 from .onnx_file import reading
 from .providers import AUTO, choices
@@ -22,14 +28,22 @@ from .repository import FILES, embedded
 MAX_CONFIG_BYTES = 65_536
 
 
+# Of the tests and of the command line itself; no settings, and no spelling mistakes.
+OTHER_VARIABLES = frozenset(
+    {"PACA_DATA", "PACA_PARITY", "PACA_CI", "PACA_SOAK", "PACA_SOAK_FILE", "PACA_CLI_DEBUG"}
+)
+# What Kubernetes sets in every pod beside a Service named paca.
+SERVICE_LINKS = re.compile(r"PACA_(SERVICE_HOST|SERVICE_PORT\w*|PORT_\d+_\w+)")
+# A browser leaves them out of the origin.
+DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+PREFIX = re.compile(r"(/[\w.~%!$&'()*+,;=:@-]+)*", re.ASCII)
+
+
 def cores() -> int:
-    """Cores this process may use, counting a container's limit."""
+    """Cores this process may use, counting the limit of its container or service."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(usable, round(int(quota) / int(period)))) if quota != "max" else usable
-    except (OSError, ValueError):
-        return usable
+    limit = cgroup.cpu_limit()
+    return usable if limit is None else max(1, min(usable, round(limit)))
 
 
 class ModelSettings(BaseModel):
@@ -164,13 +178,80 @@ class Settings(ModelSettings, BaseSettings):
         0.0, ge=0, description="Seconds between looks for new versions in the repository. 0 = only on SIGHUP."
     )
 
+    @field_validator("port", mode="before")
+    @classmethod
+    def _number(cls, value: object) -> object:
+        if isinstance(value, str) and "://" in value:
+            raise ValueError(
+                "this is no port; Kubernetes sets it where a Service is named paca: say `enableServiceLinks: "
+                "false` in the pod, or set PACA_PORT there"
+            )
+        return value
+
+    @field_validator("root_path")
+    @classmethod
+    def _prefix(cls, value: str) -> str:
+        path = value.strip().strip("/")
+        if path and not PREFIX.fullmatch(f"/{path}"):
+            raise ValueError("a prefix is a path such as /vision, without a host, a query or spaces")
+        return f"/{path}" if path else ""
+
     @field_validator("cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
+        """Origins as a comma separated text, or as a JSON list."""
+        if isinstance(value, str) and value.lstrip().startswith("["):
+            try:
+                value = json.loads(value)
+            except ValueError:
+                raise ValueError("this begins like a JSON list, but is none") from None
         return (
             [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
         )
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: list[str]) -> list[str]:
+        return [_origin(text) for text in value]
+
     def for_model(self, own: ModelSettings) -> Settings:
         """These settings with those that a model has for itself."""
         return self.model_copy(update=own.model_dump(exclude_unset=True))
+
+
+def _origin(text: str) -> str:
+    """An origin as browsers send it; ValueError where it is none. Browsers compare letter by letter."""
+    if text == "*":
+        return text
+    parts = urlsplit(text)
+    host = parts.netloc.lower().removesuffix(DEFAULT_PORTS.get(parts.scheme, "\n"))
+    if (
+        not parts.scheme
+        or not host
+        or parts.path not in ("", "/")
+        or "@" in host
+        or parts.query + parts.fragment
+    ):
+        raise ValueError(
+            f"{text[:80]!r} is no origin; one is https://host or https://host:port, without a path"
+        )
+    return f"{parts.scheme}://{host}"
+
+
+def misspelt(names: Iterable[str]) -> list[str]:
+    """One line for each variable that begins with PACA_ and is no setting."""
+    known = {f"PACA_{name.upper()}" for name in Settings.model_fields}
+    lines = []
+    for name in sorted(names):
+        upper = name.upper()
+        if (
+            not upper.startswith("PACA_")
+            or upper in known | OTHER_VARIABLES
+            or SERVICE_LINKS.fullmatch(upper)
+        ):
+            continue
+        near = get_close_matches(upper, known, 1, 0.8)
+        lines.append(
+            f"{name[:80]} is no setting and has no effect" + (f"; is {near[0]} meant?" if near else "")
+        )
+    return lines

@@ -6,22 +6,30 @@ Stands above `server` and `supervisor`, so that neither needs to know the other'
 from __future__ import annotations
 
 import ipaddress
+import logging
+import os
 import socket
 from contextlib import suppress
 
 from ..errors import CannotStart
-from ..settings import Settings
+from ..settings import Settings, misspelt
+from . import logs
 from .server import run
 from .supervisor import supervise
+
+log = logging.getLogger("paca.launch")
 
 
 def serve(settings: Settings) -> None:
     """Listens, serves, and returns after a clean shutdown; CannotStart where it cannot."""
+    logs.configure(settings.log_format, settings.log_level)
+    for line in misspelt(os.environ):
+        log.warning(line)
     with listen(settings.host, settings.port) as sock:
         port = sock.getsockname()[1]
 
         def announce() -> None:
-            address = f"http://{reachable(settings.host)}:{port}{settings.root_path.rstrip('/')}"
+            address = f"http://{reachable(settings.host)}:{port}{settings.root_path}"
             with suppress(OSError):  # standard output is closed or full: no reason not to serve
                 print(
                     f"PaCa is ready: {address}/\nTry: curl -F file=@photo.jpg {address}/classify", flush=True

@@ -1,11 +1,13 @@
 """Settings: from PACA_* variables only, checked at start, and every one documented."""
 
+import os
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings, cores
+from service import cgroup
+from service.settings import Settings, cores, misspelt
 
 CONTRACT = """HOST, PORT, MODELS, DEFAULT_MODEL, PROVIDER, DEVICE_ID, PRECISION, INSTANCES,
 THREADS, MAX_BATCH, MAX_WAIT_MS, QUEUE_SIZE, DEADLINE_MS,
@@ -59,3 +61,69 @@ def test_the_default_repository_is_the_embedded_one() -> None:
 
 def test_at_least_one_core_is_counted() -> None:
     assert cores() >= 1
+
+
+@pytest.mark.parametrize("written", ["vision", "/vision", "vision/", "/vision/", " /vision/ "])
+def test_a_prefix_is_the_same_however_it_is_written(monkeypatch: pytest.MonkeyPatch, written: str) -> None:
+    monkeypatch.setenv("PACA_ROOT_PATH", written)
+    assert Settings().root_path == "/vision"
+
+
+def test_a_prefix_may_have_parts_or_be_nothing() -> None:
+    assert [Settings(root_path=path).root_path for path in ("a/b/", "/", "")] == ["/a/b", "", ""]
+
+
+@pytest.mark.parametrize("written", ["https://x.example/vision", "/a b", "/a?b", "//a//b"])
+def test_what_is_no_prefix_is_refused(written: str) -> None:
+    with pytest.raises(ValidationError, match="a prefix is a path such as"):
+        Settings(root_path=written)
+
+
+@pytest.mark.parametrize(
+    ("written", "origins"),
+    [
+        ("https://a.example/", ["https://a.example"]),
+        ("HTTPS://A.example:443, http://b.example:8080", ["https://a.example", "http://b.example:8080"]),
+        ('["https://a.example/", "https://b.example"]', ["https://a.example", "https://b.example"]),
+        ("capacitor://localhost", ["capacitor://localhost"]),
+        ("*", ["*"]),
+        ("[]", []),
+    ],
+)
+def test_origins_become_what_browsers_send(
+    monkeypatch: pytest.MonkeyPatch, written: str, origins: list[str]
+) -> None:
+    monkeypatch.setenv("PACA_CORS_ORIGINS", written)
+    assert Settings().cors_origins == origins
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["a.example", "https://a.example/path", "https://u@a.example", "null", '["https://a"', "[1]", "https://"],
+)
+def test_what_is_no_origin_is_refused(monkeypatch: pytest.MonkeyPatch, written: str) -> None:
+    monkeypatch.setenv("PACA_CORS_ORIGINS", written)
+    with pytest.raises(ValidationError):
+        Settings()
+
+
+def test_a_port_that_kubernetes_set_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PACA_PORT", "tcp://10.96.0.17:80")
+    with pytest.raises(ValidationError, match="enableServiceLinks: false"):
+        Settings()
+
+
+def test_a_misspelt_variable_is_named_with_the_one_that_is_meant() -> None:
+    assert misspelt(
+        ["PACA_MAX_BATCHES", "paca_port", "PACA_DATA", "PACA_XYZ", "PATH", "PACA_PORT_80_TCP"]
+    ) == [
+        "PACA_MAX_BATCHES is no setting and has no effect; is PACA_MAX_BATCH meant?",
+        "PACA_XYZ is no setting and has no effect",
+    ]
+
+
+def test_a_limit_of_the_container_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))
+    for limit, counted in ((None, 64), (2.0, 2), (0.2, 1), (100.0, 64)):
+        monkeypatch.setattr(cgroup, "cpu_limit", lambda limit=limit: limit)
+        assert cores() == counted
