@@ -99,6 +99,12 @@ class Server(uvicorn.Server):
                 connection.check(now)  # type: ignore[union-attr]
 
     async def _reload(self) -> None:
+        """What SIGHUP asks for. What cannot be read stays as it was."""
+        try:
+            if self.shared.keys:
+                await asyncio.to_thread(self.shared.keys.reload)
+        except CannotStart as error:
+            log.error("the API keys stay as they were: %s", error)
         await self.shared.registry.reload()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -9,17 +9,20 @@ from fastapi import FastAPI
 from ..dataplane import DataPlane
 from ..registry import Registry
 from ..settings import Settings
+from .keys import ApiKeys
 from .metrics import Metrics
 from .tracing import Tracing
 
 
 @dataclass
 class State:
-    """failure: why the models could not be loaded, once that is certain; the server then exits with it."""
+    """keys: None where the server is open. failure: why the models could not be loaded, once that is certain;
+    the server then exits with it."""
 
     settings: Settings
     registry: Registry
     metrics: Metrics
+    keys: ApiKeys | None
     plane: DataPlane
     tracing: Tracing | None
     failure: Exception | None = None

@@ -68,3 +68,20 @@ def test_a_file_without_a_key_is_said_at_the_start(tmp_path, content):
         (tmp_path / "keys").write_bytes(content)
     with pytest.raises(CannotStart, match="PACA_API_KEYS"):
         ApiKeys(tmp_path / "keys")
+
+
+def test_a_byte_order_mark_is_not_part_of_the_first_key(tmp_path):
+    (tmp_path / "keys").write_text("first-key\nsecond\n", "utf-8-sig")
+    ApiKeys(tmp_path / "keys").check("/classify", Headers({"X-API-Key": "first-key"}))
+
+
+def test_a_reload_takes_new_keys_and_keeps_the_old_ones_where_the_file_is_no_good(keys, tmp_path):
+    (tmp_path / "keys").write_text("third\n", "utf-8")
+    keys.reload()
+    keys.check("/classify", Headers({"X-API-Key": "third"}))
+    with pytest.raises(Unauthorized):
+        keys.check("/classify", Headers({"X-API-Key": "first-key"}))
+    (tmp_path / "keys").unlink()
+    with pytest.raises(CannotStart):
+        keys.reload()
+    keys.check("/classify", Headers({"X-API-Key": "third"}))

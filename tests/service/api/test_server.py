@@ -86,6 +86,24 @@ def test_sighup_loads_a_new_version_without_a_restart(repository, start_in, jpeg
         assert client.post("/classify?model=tiny:1", content=jpeg).json()["model_version"] == "1"
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sighup_reads_the_api_keys_again(start, tmp_path, workers):
+    keys = tmp_path / "keys"
+    keys.write_text("old\n")
+    with start(workers=workers, api_keys=keys) as serving:
+
+        def status(key: str) -> int:
+            return httpx.get(f"{serving.url}/models", headers={"X-API-Key": key}).status_code
+
+        assert (status("old"), status("new")) == (200, 401)
+        keys.write_text("new\n")
+        serving.process.send_signal(signal.SIGHUP)
+        until = time.monotonic() + 60
+        while not all((status("new"), status("old")) == (200, 401) for _ in range(6)):  # every worker
+            assert time.monotonic() < until
+            time.sleep(0.2)
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_server_that_cannot_start_says_why_and_exits_with_1(tmp_path, workers):
     environment = {**os.environ, "PACA_MODELS": str(tmp_path), "PACA_PORT": "0", "PACA_WORKERS": workers}
