@@ -13,10 +13,11 @@ import itertools
 import json
 import os
 import sys
+import tomllib
 import unicodedata
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
@@ -32,6 +33,7 @@ from .files import write_text
 from .methods import METHODS
 from .options import COLORMAPS, FORMATS, ClassifyOptions, ExplainOptions
 from .results import Classification, ExplainResult
+from .version import this_build
 
 GROUP = "paca.commands"
 Result = TypeVar("Result", bound=Classification)
@@ -51,15 +53,26 @@ class Commands(TyperGroup):
     """Collects sub-commands when they are needed."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return sorted(point.name for point in entry_points(group=GROUP))
+        return sorted(commands())
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        point = next((p for p in entry_points(group=GROUP) if p.name == cmd_name), None)
+        point = commands().get(cmd_name)
         if point is None:
             return None
         single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         single.command(cmd_name)(point.load())
         return typer.main.get_command(single)
+
+
+def commands() -> dict[str, EntryPoint]:
+    """The sub-commands of installed packages by name; in a checkout that was never installed, those that its
+    pyproject.toml would install."""
+    found = {point.name: point for point in entry_points(group=GROUP)}
+    project = Path(__file__).parents[1] / "pyproject.toml"
+    if "serve" not in found and project.is_file():
+        table = tomllib.loads(project.read_text("utf-8"))["project"]["entry-points"][GROUP]
+        found |= {name: EntryPoint(name, where, GROUP) for name, where in table.items()}
+    return found
 
 
 app = typer.Typer(
@@ -70,9 +83,21 @@ app = typer.Typer(
 )
 
 
+def _show_version(requested: bool) -> None:
+    if requested:
+        print(this_build())
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_show_version, help="Show version, ONNX Runtime, providers."
+        ),
+    ] = False,
 ) -> None:
     os.environ["PACA_CLI_DEBUG"] = "1" if debug else ""
 
@@ -145,7 +170,8 @@ def _settings(cls: type, flags: dict[str, Any]) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         name = "PACA_" + "_".join(map(str, first["loc"])).upper()
-        raise PacaError(f"{name}={first['input']!r} is not valid: {first['msg']}") from None
+        reason = first["msg"].removeprefix("Value error, ")
+        raise PacaError(f"{name}={first['input']!r} is not valid: {reason}") from None
 
 
 def classify(

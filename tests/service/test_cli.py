@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from service.cli import report_names
+from service.cli import classify, commands, report_names
+from service.version import this_build
 
 
 def paca(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
@@ -60,8 +61,8 @@ def test_inspect_says_what_the_file_says_of_itself(model: str) -> None:
     [
         (["classify", "absent.jpg"], b"absent.jpg is neither a file nor a folder"),
         (["classify", "pyproject.toml", "--model", "absent.onnx"], b"make a model with `paca export`"),
-        (["inspect", "pyproject.toml"], b"not a model"),
-        (["serve", "--models", "absent"], b"absent is not a folder"),
+        (["inspect", "pyproject.toml"], b"not an ONNX file"),
+        (["serve", "--models", "absent"], b"the model repository absent cannot be read"),
         (["serve", "--provider", "tpu"], b"PACA_PROVIDER='tpu' is not valid"),
     ],
 )
@@ -168,3 +169,32 @@ def test_one_picture_that_fails_does_not_stop_the_others_but_shows_in_the_exit_c
     assert done.returncode == 1
     assert b"a.jpg" in done.stderr
     assert (tmp_path / "b.html").is_file()
+
+
+def test_version_says_what_runs() -> None:
+    done = paca("--version")
+    assert done.returncode == 0
+    assert done.stdout.decode().strip() == str(this_build())
+
+
+def test_a_checkout_that_was_never_installed_knows_its_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = commands()
+    monkeypatch.setattr("service.cli.entry_points", lambda group: ())
+    assert commands() == {name: point for name, point in installed.items() if name in commands()}
+    assert {"serve", "classify", "explain", "inspect", "export"} <= set(commands())
+    assert commands()["classify"].load() is classify
+
+
+def test_a_bad_setting_is_said_in_one_plain_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PACA_PORT", "tcp://10.96.0.17:80")
+    done = paca("serve")
+    assert done.returncode == 1
+    assert done.stderr.decode().startswith(
+        "paca: PACA_PORT='tcp://10.96.0.17:80' is not valid: this is no port"
+    )
+
+
+def test_a_misspelt_variable_is_named_at_the_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PACA_MODLES", "/nowhere")
+    done = paca("serve", "--port", "0", "--models", str(tmp_path))
+    assert b"PACA_MODLES is no setting and has no effect; is PACA_MODELS meant?" in done.stderr
