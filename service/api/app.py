@@ -6,9 +6,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
@@ -26,21 +27,21 @@ from .tensors import InferenceRequest
 from .tracing import tracing
 
 log = logging.getLogger("paca.api")
+PARTS = (routes, oip, ops)
 
 
 def create_app(settings: Settings | None = None, registry: Registry | None = None) -> FastAPI:
     """The app. It answers at once: /readyz says 503 until the registry has loaded, and 200 from then on."""
     settings = settings or Settings()
-    metrics = Metrics()
+    metrics = Metrics(*_endpoints())
     keys = ApiKeys(settings.api_keys) if settings.api_keys else None
     registry = registry or build_registry(settings)
     spans = tracing() if settings.otel else None
-    prefix = settings.root_path.rstrip("/")
     middleware = [
         Middleware(
             RequestMiddleware,
             metrics,
-            root_path=prefix,
+            root_path=settings.root_path,
             is_draining=lambda: registry.draining,
             keys=keys,
             annotate=spans.annotate if spans else None,
@@ -62,10 +63,10 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
         openapi_url="/openapi.json" if settings.docs else None,
     )
     plane = DataPlane(registry, max_images=settings.max_images, observe=metrics.picture)
-    app.state.paca = State(settings, registry, metrics, plane, spans)
+    app.state.paca = State(settings, registry, metrics, keys, plane, spans)
     problems.install(app)
     openapi.install(app, (InferenceRequest,))
-    for part in (routes, oip, ops):
+    for part in PARTS:
         app.include_router(part.router)
     if settings.docs:
         pages.install_docs(app)
@@ -84,6 +85,13 @@ def _cors(origins: list[str]) -> Middleware:
     )
 
 
+def _endpoints() -> tuple[list[str], list[str]]:
+    """The paths of the routes: those that do work, and those that only tell something."""
+    found = [route for part in PARTS for route in part.router.routes if isinstance(route, APIRoute)]
+    jobs = [route.path for route in found if "POST" in (route.methods or ())]
+    return jobs, [route.path for route in found if route.path not in jobs]
+
+
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Loads in the background, so that the process says why it is not ready instead of refusing
@@ -93,7 +101,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     async def start() -> None:
         try:
             await shared.registry.start()
-        except Exception as error:
+        except Exception as error:  # whatever it is, the server ends with it and says so
             shared.failure = error
             log.error("cannot start: %s", error)
 
@@ -108,9 +116,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         for task in tasks:
             task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
-        await shared.registry.close()
-        if shared.tracing:
-            await asyncio.to_thread(shared.tracing.close)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            await shared.registry.close()
+        finally:
+            if shared.tracing:
+                await asyncio.to_thread(shared.tracing.close)

@@ -8,7 +8,7 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-LONGEST = 200  # characters of any text a client chose
+MAX_CHARACTERS = 200  # of any text a client chose
 
 
 class JsonLines(logging.Formatter):
@@ -46,7 +46,7 @@ def _time(record: logging.LogRecord) -> str:
 
 def bounded(text: str) -> str:
     """A client's text, cut."""
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "…"
 
 
 def configure(log_format: str, level: str) -> None:

@@ -1,15 +1,18 @@
-"""Every Prometheus metric, by name. The core returns timings and knows no metric; here they are observed.
+"""Every Prometheus metric, by name. The core returns timings and counts and knows no metric; here they are
+observed.
 
-Every series exists from the start, so that no request, whatever it says, can add one: labels are route
-templates, statuses and loaded models only. With several workers each process writes its numbers into files of
-PROMETHEUS_MULTIPROC_DIR and any of them answers for all.
+Every series exists from the start, so that no request, whatever it says, can add one: labels are the routes
+of the app, statuses and loaded models only. With several workers each process writes its numbers into files
+of PROMETHEUS_MULTIPROC_DIR and any of them answers for all.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from weakref import WeakKeyDictionary
+from collections import Counter as Counts
+from collections.abc import Iterable
+from typing import Literal
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -25,111 +28,122 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from ..errors import PacaError
 from ..registry import Registry
 from ..results import Timings
+from ..version import this_build
 from .context import Context
 from .problems import STATUS, UNFORESEEN, kind_of, row_of
 
 disable_created_metrics()  # no dashboard wants a second series for each counter
 access = logging.getLogger("paca.access")
+log = logging.getLogger("paca.metrics")
+# Whatever has no route of its own in the API: pages, documents, and paths that are not there.
 OTHER = "other"
-ENDPOINTS = ("/classify", "/explain", "/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")
-QUIET = (
-    "/models",
-    "/models/{name}",
-    "/healthz",
-    "/readyz",
-    "/metrics",
-    "/v2/*",
-    "/docs",
-    OTHER,
-)  # counted, not timed
 CODES = sorted({200, UNFORESEEN.status, *(row.status for row in STATUS.values())})
 REASONS = sorted({kind_of(kind("")) for kind in STATUS})
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
+QUEUES = ("pictures", "gradients")  # of a model: fields of `registry.ModelCounters`
+# What the queues count, as fields of `batcher.Counters`: metric and help.
+COUNTS = {
+    "items": ("inferred", "Items that went through the engine: pictures, or explained classes."),
+    "runs": ("runs", "Runs of the engine."),
+    "dropped": ("dropped", "Items that did not run, because their caller had left."),
+    "expired": ("expired", "Items whose deadline passed."),
+    "retried": ("retried", "Items whose run failed, and that were run once more, alone."),
+    "failed": ("engine_failures", "Items that failed again when they were alone."),
+    "rejected": ("queue_full", "Items refused because the queue was full."),
+}
+STEPS = {
+    "decode": "decoding and preprocessing one picture",
+    "queue": "waiting for the engine",
+    "inference": "a run of the model",
+    "postprocess": "computing maps and drawing pictures",
+}
+
+
 class Metrics:
     """The metrics of one app."""
 
-    def __init__(self) -> None:
-        self._registry = r = CollectorRegistry()
-        self.requests = Counter(
-            "paca_requests", "Requests answered, by route and status.", ["endpoint", "code"], registry=r
+    def __init__(self, timed: Iterable[str] = (), counted: Iterable[str] = ()) -> None:
+        """timed, counted: endpoints, as the templates of their paths, whose requests are timed and counted,
+        or counted only. All others count as "other"."""
+        self._registry = CollectorRegistry()
+        self._timed = frozenset(timed)
+        self._endpoints = self._timed | frozenset(counted)
+        self._count_requests()
+        self._count_models()
+        build = self._gauge(
+            "build_info", "What runs here: 1.", ("version", "commit", "onnxruntime"), "livemax"
         )
-        self.request_seconds = Histogram(
-            "paca_request_seconds",
-            "Seconds from headers to answer.",
-            ["endpoint"],
-            buckets=SECONDS,
-            registry=r,
-        )
-        self.rejected = Counter("paca_rejected", "Requests refused, by reason.", ["reason"], registry=r)
-        self.cancelled = Counter(
-            "paca_cancelled", "Requests whose caller left before the answer.", registry=r
-        )
-        self.reload_failures = Counter(
-            "paca_reload_failures", "New model versions that could not be loaded.", registry=r
-        )
-        self.inferred = Counter(
-            "paca_inferred", "Pictures that went through the model.", ["model"], registry=r
-        )
-        self.dropped = Counter(
-            "paca_dropped", "Pictures that did not, because their caller had left.", ["model"], registry=r
-        )
-        self.in_flight = Gauge(
-            "paca_in_flight", "Requests being answered.", registry=r, multiprocess_mode="livesum"
-        )
-        self.queue_depth = Gauge(
-            "paca_queue_depth",
-            "Pictures waiting for the engine.",
-            ["model"],
-            registry=r,
-            multiprocess_mode="livesum",
-        )
-        self.ready = Gauge(
-            "paca_ready", "Server processes that are ready.", registry=r, multiprocess_mode="livesum"
-        )
-        self.info = Gauge(
-            "paca_model_info",
-            "Models: 1 while loaded, with the provider in use.",
-            ["model", "version", "sha256", "provider", "precision"],
-            registry=r,
-            multiprocess_mode="livemax",
-        )
-        self._steps = {
-            step: Histogram(
-                f"paca_{step}_seconds", f"Seconds of {words}.", ["model"], buckets=SECONDS, registry=r
-            )
-            for step, words in {
-                "decode": "decoding and preprocessing one picture",
-                "queue": "waiting for the engine",
-                "inference": "a run of the model",
-                "postprocess": "computing maps and drawing pictures",
-            }.items()
-        }
-        self.batch_size = Histogram(
-            "paca_batch_size",
-            "Pictures in the run that answered, one sample a picture.",
-            ["model"],
-            buckets=BATCHES,
-            registry=r,
-        )
-        self._seen: WeakKeyDictionary[object, dict[Counter, int]] = WeakKeyDictionary()
+        version = this_build()
+        build.labels(version.version, version.commit or "", version.onnxruntime or "").set(1)
+        self._seen: dict[Counter, int] = {}
         self._shown: set[tuple[str, ...]] = set()
-        for endpoint in (*ENDPOINTS, *QUIET):
+        self._complained = ""
+
+    def _count_requests(self) -> None:
+        self.requests = self._counter(
+            "requests", "Requests answered, by route and status.", "endpoint", "code"
+        )
+        self.request_seconds = self._histogram(
+            "request_seconds", "Seconds from headers to answer.", "endpoint", SECONDS
+        )
+        self.rejected = self._counter("rejected", "Requests refused, by reason.", "reason")
+        self.cancelled = self._counter("cancelled", "Requests whose caller left before the answer.")
+        self.in_flight = self._gauge("in_flight", "Requests being answered.")
+        for endpoint in (*self._endpoints, OTHER):
             for code in CODES:
                 self.requests.labels(endpoint, code)
-        for endpoint in ENDPOINTS:
+        for endpoint in self._timed:
             self.request_seconds.labels(endpoint)
         for reason in REASONS:
             self.rejected.labels(reason)
 
+    def _count_models(self) -> None:
+        self.reload_failures = self._counter(
+            "reload_failures", "New model versions that could not be loaded."
+        )
+        self.ready = self._gauge("ready", "Server processes that are ready.")
+        self.info = self._gauge(
+            "model_info",
+            "Models: 1 while loaded, with the provider in use.",
+            ("model", "version", "sha256", "provider", "precision"),
+            "livemax",
+        )
+        self.queue_depth = self._gauge("queue_depth", "Items waiting for the engine.", ("model", "queue"))
+        self._counts = {
+            field: self._counter(name, words, "model", "queue") for field, (name, words) in COUNTS.items()
+        }
+        self._steps = {
+            step: self._histogram(f"{step}_seconds", f"Seconds of {words}.", "model", SECONDS)
+            for step, words in STEPS.items()
+        }
+        self.batch_size = self._histogram(
+            "batch_size", "Pictures in the run that answered, one sample a picture.", "model", BATCHES
+        )
+
+    def _counter(self, name: str, words: str, *labels: str) -> Counter:
+        return Counter(f"paca_{name}", words, labels, registry=self._registry)
+
+    def _histogram(self, name: str, words: str, label: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"paca_{name}", words, [label], buckets=buckets, registry=self._registry)
+
+    def _gauge(
+        self,
+        name: str,
+        words: str,
+        labels: tuple[str, ...] = (),
+        mode: Literal["livesum", "livemax"] = "livesum",
+    ) -> Gauge:
+        return Gauge(f"paca_{name}", words, labels, registry=self._registry, multiprocess_mode=mode)
+
     def request(self, template: str, context: Context, seconds: float) -> None:
         """Counts one answered request; `template`: the route's path."""
-        endpoint = endpoint_of(template)
+        endpoint = template if template in self._endpoints else OTHER
         status = context.status or 499  # no answer at all: the connection was cut
         self.requests.labels(endpoint, status if status in CODES else UNFORESEEN.status).inc()
-        if endpoint in ENDPOINTS:
+        if endpoint in self._timed:
             self.request_seconds.labels(endpoint).observe(seconds)
         if context.error is not None:
             self.refusal(context.error)
@@ -163,29 +177,42 @@ class Metrics:
         self.batch_size.labels(model).observe(t.batch_size)
 
     def refresh(self, registry: Registry) -> None:
-        """Reads gauges and counts off the registry; called about once a second."""
+        """Reads gauges and counts off the registry; called about once a second. Never raises: where numbers
+        cannot be written, the old ones stay, and it is said once."""
+        try:
+            self._refresh(registry)
+            self._complained = ""
+        except Exception as error:  # the files of several workers fail in whatever way the disk does
+            if str(error) != self._complained:
+                log.exception("metrics cannot be brought up to date")
+            self._complained = str(error)
+
+    def _refresh(self, registry: Registry) -> None:
         self.ready.set(registry.ready[0])
-        self._count(self.reload_failures, registry, registry.reload_failures)
-        shown: set[tuple[str, ...]] = set()
-        for status in registry.models():
-            for version in status.versions:
-                p = registry.get(status.name, version)
-                shown.add((status.name, version, p.sha256, p.provider, p.precision))
-                self._count(self.inferred.labels(status.name), p.batcher, p.batcher.items)
-                self._count(self.dropped.labels(status.name), p.batcher, p.batcher.dropped)
-            self.queue_depth.labels(status.name).set(status.predictor.batcher.depth)
+        self._raise_to(self.reload_failures, registry.reload_failures)
+        loaded: set[tuple[str, ...]] = set()
+        depths: Counts[tuple[str, str]] = Counts()
+        for model in registry.models():
+            for version in model.versions:
+                p = registry.get(model.name, version)
+                loaded.add((p.name, p.version, p.sha256, p.provider, p.precision))
+                depths[p.name, QUEUES[0]] += p.batcher.depth
+                depths[p.name, QUEUES[1]] += p.gradient_batcher.depth if p.gradient_batcher else 0
             for histogram in (*self._steps.values(), self.batch_size):
-                histogram.labels(status.name)
+                histogram.labels(model.name)
+        for name, counters in registry.counters().items():
+            for queue in QUEUES:
+                self.queue_depth.labels(name, queue).set(depths[name, queue])
+                for field, counter in self._counts.items():
+                    self._raise_to(counter.labels(name, queue), getattr(getattr(counters, queue), field))
+        for labels in self._shown | loaded:
+            self.info.labels(*labels).set(labels in loaded)
+        self._shown = loaded
 
-        for labels in self._shown | shown:
-            self.info.labels(*labels).set(labels in shown)
-        self._shown = shown
-
-    def _count(self, counter: Counter, source: object, value: int) -> None:
-        """Brings a counter up to a number that `source` counts itself."""
-        seen = self._seen.setdefault(source, {})
-        counter.inc(value - seen.get(counter, 0))
-        seen[counter] = value
+    def _raise_to(self, counter: Counter, value: int) -> None:
+        """Brings a counter up to a number that is counted elsewhere."""
+        counter.inc(value - self._seen.get(counter, 0))
+        self._seen[counter] = value
 
     def render(self) -> tuple[bytes, str]:
         """(text, content type) for Prometheus."""
@@ -194,16 +221,3 @@ class Metrics:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)
         return generate_latest(registry), CONTENT_TYPE_LATEST
-
-
-def endpoint_of(template: str) -> str:
-    """A route's path as the label it is counted under."""
-    if template in ENDPOINTS or template in QUIET:
-        return template
-    return (
-        "/v2/*"
-        if template.startswith("/v2")
-        else "/docs"
-        if template.startswith(("/docs", "/openapi"))
-        else OTHER
-    )

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import problems
 from .context import Context
-from .keys import ApiKeys
+from .keys import OPEN_PATHS, ApiKeys
 from .logs import bounded
 from .metrics import Metrics
 from .tracing import Annotate
@@ -95,11 +95,7 @@ class RequestMiddleware:
             self.annotate(context)
         template = getattr(scope.get("route"), "path", "")
         self.metrics.request(template, context, seconds)
-        level = (
-            logging.DEBUG
-            if template in ("/healthz", "/readyz", "/metrics") and context.status == 200
-            else logging.INFO
-        )
+        level = logging.DEBUG if template in OPEN_PATHS and context.status == 200 else logging.INFO
         if access.isEnabledFor(level):
             fields = {
                 "request_id": context.request_id,

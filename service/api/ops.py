@@ -8,10 +8,12 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from .. import __version__
 from ..errors import Draining, NotReady
 from ..methods import METHODS, available
 from ..predictor import Predictor
-from ..registry import ModelStatus
+from ..registry import ModelStatus, Registry
+from ..version import this_build
 from . import openapi
 from .problems import NotFound
 from .state import state
@@ -20,7 +22,51 @@ router = APIRouter()
 
 
 class Health(BaseModel):
-    status: str = Field(description="`alive` or `ready`.", examples=["ready"])
+    status: str = Field(description="`alive`.", examples=["alive"])
+
+
+class Failed(BaseModel):
+    """A version that could not be loaded; what answered before it still does."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    name: str = Field(description="The model.", examples=["imagenette"])
+    version: str = Field(description="Its version.", examples=["2"])
+    kind: str = Field(
+        description="`bad-artifact`: its files are at fault; else memory, a device or the configuration.",
+        examples=["bad-artifact"],
+    )
+    message: str = Field(description="What is wrong.", examples=["model.onnx is not an ONNX file"])
+    failing_seconds: float = Field(description="Seconds since it first failed.", examples=[12.5])
+    retry_in_seconds: float | None = Field(
+        description="Seconds until it is tried again; null = once a file of it changes.", examples=[None]
+    )
+
+
+class Loading(BaseModel):
+    name: str = Field(description="The model.", examples=["imagenette"])
+    version: str = Field(description="Its version.", examples=["2"])
+
+
+class NotLoaded(BaseModel):
+    failed: list[Failed] = Field(description="Versions that could not be loaded.")
+    loading: list[Loading] = Field(description="Versions that are there but were not tried yet.")
+
+
+class Readiness(NotLoaded):
+    status: str = Field(description="`ready`.", examples=["ready"])
+
+
+class Version(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    version: str = Field(description="Of this program.", examples=[__version__])
+    commit: str | None = Field(description="Of its repository, where known.", examples=[None])
+    onnxruntime: str | None = Field(description="Version of ONNX Runtime.", examples=["1.31.0"])
+    providers: list[str] = Field(
+        description="Execution providers that this ONNX Runtime has, the preferred first.",
+        examples=[["CPUExecutionProvider"]],
+    )
 
 
 class Input(BaseModel):
@@ -79,7 +125,7 @@ class ModelInfo(BaseModel):
     accuracy: dict[str, Any] = Field(description="Measured figures, where known.")
 
 
-class ModelList(BaseModel):
+class ModelList(NotLoaded):
     models: list[ModelInfo]
 
 
@@ -89,22 +135,29 @@ async def alive() -> Response:
     return Response(b'{"status":"alive"}', media_type="application/json")
 
 
-@router.get("/readyz", tags=["Operations"], response_model=Health, responses=openapi.errors(503))
-async def ready(request: Request) -> Response:
-    """Whether requests are answered: 200 after loading, self-test and warm-up; 503 with the reason before,
-    and from the first moment of a shutdown."""
+@router.get("/readyz", tags=["Operations"], response_model=Readiness, responses=openapi.errors(503))
+async def ready(request: Request) -> Readiness:
+    """Whether requests are answered: 200 once the default model (or, where none is set, any) is loaded,
+    self-tested and warm; 503 with the reason before, and from the first moment of a shutdown."""
     registry = state(request.app).registry
     is_ready, reason = registry.ready
     if not is_ready:
         raise (Draining if registry.draining else NotReady)(reason)
-    return Response(b'{"status":"ready"}', media_type="application/json")
+    return Readiness(status="ready", **_not_loaded(registry))
+
+
+@router.get("/version", tags=["Operations"], response_model=Version, responses=openapi.errors())
+async def version() -> Version:
+    """What runs here."""
+    return Version.model_validate(this_build())
 
 
 @router.get("/models", tags=["Models"], response_model=ModelList, responses=openapi.errors())
 async def models(request: Request) -> ModelList:
-    """Everything that is loaded."""
+    """What is loaded, and what is there but could not be loaded or is not loaded yet."""
     registry = state(request.app).registry
-    return ModelList(models=[describe(status, registry.default_model) for status in registry.models()])
+    loaded = [describe(status, registry.default_model) for status in registry.models()]
+    return ModelList(models=loaded, **_not_loaded(registry))
 
 
 @router.get("/models/{name}", tags=["Models"], response_model=ModelInfo, responses=openapi.errors(404, 503))
@@ -126,6 +179,13 @@ async def metrics(request: Request) -> Response:
     app.metrics.refresh(app.registry)
     text, content_type = app.metrics.render()
     return Response(text, media_type=content_type)
+
+
+def _not_loaded(registry: Registry) -> dict[str, Any]:
+    return {
+        "failed": [Failed.model_validate(failure) for failure in registry.failures()],
+        "loading": [Loading(name=name, version=version) for name, version in registry.loading],
+    }
 
 
 def describe(status: ModelStatus, default: str | None) -> ModelInfo:

@@ -12,9 +12,10 @@ from starlette.middleware import Middleware
 from .. import __version__
 from ..errors import CannotStart
 from .context import Context
+from .keys import OPEN_PATHS
 
 Annotate = Callable[[Context], None]
-QUIET = ("/healthz$", "/readyz$", "/metrics$", "/v2/health/")
+QUIET = tuple(f"{path}$" for path in sorted(OPEN_PATHS))
 
 
 @dataclass(frozen=True)

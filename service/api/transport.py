@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-MOST = 256 * 1024  # bytes kept back before they are sent without waiting for more
+JOINED_BYTES = 256 * 1024  # kept back before they are sent without waiting for more
 
 
 class JoiningTransport:
@@ -29,7 +29,7 @@ class JoiningTransport:
             self._loop.call_soon(self._flush)
         self._parts.append(data)
         self._size += len(data)
-        if self._size > MOST:
+        if self._size > JOINED_BYTES:
             self._flush()
 
     def get_write_buffer_size(self) -> int:

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from service.api.logs import LONGEST, Console, JsonLines, bounded
+from service.api.logs import MAX_CHARACTERS, Console, JsonLines, bounded
 
 HOSTILE = 'a\r\nERROR fake \x1b[31m %s {} \u202e \ud800 "'
 
@@ -31,5 +31,5 @@ def test_json_lines_keep_the_text_and_the_fields():
 
 
 def test_a_clients_text_is_cut():
-    assert len(bounded("x" * 10_000)) == LONGEST
+    assert len(bounded("x" * 10_000)) == MAX_CHARACTERS
     assert bounded("short") == "short"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import time
+from collections.abc import Callable
 
 import pytest
 from starlette.testclient import TestClient
@@ -10,6 +13,8 @@ from starlette.testclient import TestClient
 from service.api.app import create_app
 from service.errors import CannotStart
 from service.settings import Settings
+from service.version import this_build
+from tests.service.api.conftest import opened
 
 
 def series(client) -> dict[str, float]:
@@ -17,9 +22,16 @@ def series(client) -> dict[str, float]:
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
 
 
+def wait_for(condition: Callable[[], object]) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
 def test_alive_and_ready_are_two_questions(client):
     assert client.get("/healthz").json() == {"status": "alive"}
-    assert client.get("/readyz").json() == {"status": "ready"}
+    assert client.get("/readyz").json() == {"status": "ready", "failed": [], "loading": []}
 
 
 def test_not_ready_while_loading_says_why_and_answers_at_once(tiny_repository, jpeg):
@@ -42,13 +54,40 @@ def test_draining_is_not_ready_but_still_answers_and_asks_to_go_elsewhere(open_a
 
 
 def test_models_say_what_is_loaded(client):
-    (model,) = client.get("/models").json()["models"]
+    listed = client.get("/models").json()
+    (model,) = listed["models"]
+    assert (listed["failed"], listed["loading"]) == ([], [])
     assert (model["name"], model["versions"], model["default"]) == ("tiny", ["1"], True)
     assert (model["provider"], model["precision"]) == ("cpu", "fp32")
     assert model["labels"] == ["red", "green", "blue", "grey"]
     assert model["input"] == {"kind": "uint8", "size": [32, 32], "dynamic_size": False, "resize": "stretch"}
     assert client.get("/models/tiny").json() == model
     assert client.get("/models/other").status_code == 404
+
+
+def test_a_model_that_failed_is_listed_and_leaves_the_server_ready(repository, jpeg):
+    (repository / "broken" / "3").mkdir(parents=True)
+    (repository / "broken" / "3" / "model.onnx").write_bytes(b"no model")
+    with opened(Settings(models=repository)) as client:
+        wait_for(lambda: client.get("/readyz").json()["failed"])
+        for path in ("/readyz", "/models"):
+            (failed,) = client.get(path).json()["failed"]
+            assert (failed["name"], failed["version"], failed["kind"]) == ("broken", "3", "bad-artifact")
+            assert failed["message"]
+            assert failed["retry_in_seconds"] is None
+        assert client.post("/classify", content=jpeg).status_code == 200
+
+
+def test_the_version_names_the_program_and_its_runtime(client):
+    build = this_build()
+    assert client.get("/version").json() == {
+        "version": build.version,
+        "commit": build.commit,
+        "onnxruntime": build.onnxruntime,
+        "providers": list(build.providers),
+    }
+    (info,) = [name for name in series(client) if name.startswith("paca_build_info")]
+    assert f'version="{build.version}"' in info
 
 
 def test_head_answers_like_get_without_a_body(client):
@@ -151,3 +190,77 @@ def test_a_repository_without_a_model_is_said_and_never_ready(tmp_path):
         asyncio.run(asyncio.sleep(0.2))
         assert isinstance(client.app.state.paca.failure, CannotStart)
         assert client.get("/readyz").status_code == 503
+
+
+def test_every_endpoint_counts_under_its_own_name(client):
+    counted = {name for name in series(client) if name.startswith("paca_requests_total")}
+    for path in client.get("/openapi.json").json()["paths"]:
+        assert any(f'endpoint="{path}"' in name for name in counted), path
+    assert 'paca_requests_total{code="404",endpoint="other"}' in counted
+
+
+def test_both_queues_of_a_model_are_counted(open_app, jpeg):
+    with open_app() as client:
+        client.post("/explain?method=focus&target=0&target=1", content=jpeg)
+        now = series(client)
+    assert now['paca_inferred_total{model="tiny",queue="pictures"}'] == 1
+    assert now['paca_inferred_total{model="tiny",queue="gradients"}'] == 2
+    for what in ("dropped", "expired", "retried", "engine_failures", "queue_full"):
+        for queue in ("pictures", "gradients"):
+            assert now[f'paca_{what}_total{{model="tiny",queue="{queue}"}}'] == 0
+    assert now['paca_queue_depth{model="tiny",queue="gradients"}'] == 0
+
+
+def test_no_picture_is_lost_from_the_counters_when_a_version_is_replaced(repository, jpeg):
+    counted = 'paca_inferred_total{model="tiny",queue="pictures"}'
+    with opened(Settings(models=repository)) as client:
+        registry = client.app.state.paca.registry
+        sent = 0
+        for version in ("2", "3"):
+            shutil.copytree(repository / "tiny" / "1", repository / "tiny" / version)
+            for _ in range(3):
+                client.post("/classify", content=jpeg)
+                sent += 1
+            client.portal.call(registry.reload)
+        shutil.rmtree(repository / "tiny" / "2")
+        client.post("/classify?model=tiny:2", content=jpeg)
+        client.portal.call(registry.reload)
+        assert series(client)[counted] == sent + 1
+        wait_for(lambda: not registry._retired)
+        assert series(client)[counted] == sent + 1
+
+
+def test_a_dropped_model_leaves_no_queue(repository, jpeg):
+    shutil.copytree(repository / "tiny", repository / "other")
+    with opened(Settings(models=repository)) as client:
+        wait_for(lambda: len(client.get("/models").json()["models"]) == 2)
+        shared = client.app.state.paca
+        shared.metrics.queue_depth.labels("other", "pictures").set(7)
+        shutil.rmtree(repository / "other")
+        client.portal.call(shared.registry.reload)
+        assert series(client)['paca_queue_depth{model="other",queue="pictures"}'] == 0
+
+
+def test_metrics_that_cannot_be_read_once_come_back_and_the_server_still_ends_well(
+    open_app, monkeypatch, caplog
+):
+    with open_app() as client:
+        shared, closed = client.app.state.paca, []
+        close = shared.registry.close
+
+        async def closing() -> None:
+            closed.append(True)
+            await close()
+
+        def full() -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(shared.registry, "close", closing)
+        with monkeypatch.context() as broken:
+            broken.setattr(shared.registry, "models", full)
+            assert client.get("/metrics").status_code == 200
+            assert client.get("/metrics").status_code == 200
+        assert caplog.text.count("metrics cannot be brought up to date") == 1
+        shared.registry.drain()
+        wait_for(lambda: b"paca_ready 0.0" in shared.metrics.render()[0])
+    assert closed

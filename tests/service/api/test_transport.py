@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from service.api.transport import MOST, JoiningTransport
+from service.api.transport import JOINED_BYTES, JoiningTransport
 
 
 class Recorder(asyncio.Transport):
@@ -60,7 +60,7 @@ async def two_answers(transport: JoiningTransport) -> None:
 
 async def more_than_is_kept_back(transport: JoiningTransport) -> None:
     transport.write(b"head ")
-    transport.write(b"x" * MOST)
+    transport.write(b"x" * JOINED_BYTES)
     transport.write(b"rest")
 
 
@@ -71,7 +71,7 @@ async def more_than_is_kept_back(transport: JoiningTransport) -> None:
         (answer_and_close, [b"head body", b"<close>"]),
         (answer_and_eof, [b"head body", b"<eof>"]),
         (two_answers, [b"head body", b"next"]),
-        (more_than_is_kept_back, [b"head " + b"x" * MOST, b"rest"]),
+        (more_than_is_kept_back, [b"head " + b"x" * JOINED_BYTES, b"rest"]),
     ],
 )
 def test_writes_of_one_turn_leave_together_and_in_order(by, calls):
