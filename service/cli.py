@@ -32,6 +32,8 @@ from .errors import BadImage, PacaError
 from .files import write_text
 from .methods import METHODS
 from .options import COLORMAPS, FORMATS, ClassifyOptions, ExplainOptions
+from .providers import choices
+from .repository import FILES
 from .results import Classification, ExplainResult
 from .version import this_build
 
@@ -145,8 +147,8 @@ def serve(
     models: Annotated[
         Path | None, typer.Option(help="Model repository: <name>/<version>/model.onnx.")
     ] = None,
-    provider: Annotated[str | None, _one_of(("auto", "cpu", "cuda"))] = None,
-    precision: Annotated[str | None, _one_of(("fp32", "fp16", "int8"))] = None,
+    provider: Annotated[str | None, _one_of(choices())] = None,
+    precision: Annotated[str | None, _one_of(FILES)] = None,
     instances: Annotated[int | None, typer.Option(help="Runs at the same time.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of one run.")] = None,
     workers: Annotated[int | None, typer.Option(help="Server processes.")] = None,

@@ -27,7 +27,6 @@ from .repository import FILES, embedded
 
 MAX_CONFIG_BYTES = 65_536
 
-
 # Of the tests and of the command line itself; no settings, and no spelling mistakes.
 OTHER_VARIABLES = frozenset(
     {"PACA_DATA", "PACA_PARITY", "PACA_CI", "PACA_SOAK", "PACA_SOAK_FILE", "PACA_CLI_DEBUG"}

@@ -14,8 +14,8 @@ import onnxruntime
 import pytest
 
 from service.artifact import HEAD_KEY, MANIFEST_KEY
-from service.engine import Device, Engine, GradientEngine, run_bound
-from service.errors import BadArtifact, CannotStart, ProviderUnavailable
+from service.engine import Device, Engine, GradientEngine, loading, run_bound
+from service.errors import BadArtifact, BadParameter, CannotStart, EngineFailure, ProviderUnavailable
 
 CPU = Device("cpu")
 
@@ -206,3 +206,108 @@ def test_gradient_maps_come_per_picture_and_question(model: Path) -> None:
 def test_a_served_model_is_no_gradient_graph(model: Path) -> None:
     with pytest.raises(BadArtifact, match="'features' and 'weights'"):
         GradientEngine(model, CPU)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (MemoryError(), EngineFailure),
+        (RuntimeError("Failed to allocate memory for requested buffer of size 99"), EngineFailure),
+        (RuntimeError("std::bad_alloc"), EngineFailure),
+        (RuntimeError("CUDA failure 2: out of memory ; GPU=0"), EngineFailure),
+        (RuntimeError("CUDNN_FE failure 11: CUDNN_BACKEND_API_FAILED"), EngineFailure),
+        (RuntimeError("CUBLAS failure 13: CUBLAS_STATUS_EXECUTION_FAILED"), EngineFailure),
+        (RuntimeError("pthread_create failed: Resource temporarily unavailable"), EngineFailure),
+        (RuntimeError("Could not find an implementation for Attention(24) node"), BadArtifact),
+        (ValueError("zero-size array to reduction operation maximum"), BadArtifact),
+        (KeyError("tokens"), BadArtifact),
+        (CannotStart("ours stays as it is"), CannotStart),
+    ],
+)
+def test_a_failed_load_says_whose_fault_it_is_and_keeps_the_cause(
+    error: Exception, kind: type[Exception]
+) -> None:
+    with pytest.raises(kind) as caught, loading("model.onnx"):
+        raise error
+    assert caught.value is error or caught.value.__cause__ is error
+
+
+def test_memory_that_is_short_while_a_model_is_tested_is_not_the_files_fault(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(model, CPU)
+    gradients = GradientEngine(model.with_name("explain.onnx"), CPU)
+
+    def run(*_: object) -> None:
+        raise RuntimeError("bad allocation: std::bad_alloc")
+
+    for session in (engine._session, gradients._session):
+        monkeypatch.setattr(session, "run", run)
+    for step in (engine.self_test, lambda: engine.warm_up(1), lambda: gradients.self_test(engine)):
+        with pytest.raises(EngineFailure, match="memory or the device failed"):
+            step()
+
+
+def test_a_size_that_the_network_cannot_take_is_the_callers_fault(model: Path) -> None:
+    engine = Engine(model, CPU)
+    with pytest.raises(BadParameter, match="cannot take pictures of 24 x 40 pixels; those of 32 x 32"):
+        engine.run(np.zeros((1, 40, 24, 3), np.uint8))
+
+
+class Machine:
+    """Stands for ONNX Runtime on a machine with CUDA, whose GPU may be `broken`; the CPU runs the models."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.broken = ""
+        self.opened: list[str] = []
+        machine, real = self, onnxruntime.InferenceSession
+
+        class Session(real):
+            def __init__(self, data: bytes, options: object, *, providers: list, **named: object) -> None:
+                name = providers[0][0]
+                machine.opened.append(name)
+                assert named["enable_fallback"] == 0
+                if machine.broken and name == "CUDAExecutionProvider":
+                    raise RuntimeError(machine.broken)
+                super().__init__(data, options, providers=["CPUExecutionProvider"], **named)
+                self.name = name
+
+            def get_providers(self) -> list[str]:
+                return [self.name, "CPUExecutionProvider"]
+
+        monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+        monkeypatch.setattr(
+            onnxruntime,
+            "get_available_providers",
+            lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+        )
+
+
+def test_auto_takes_cuda_where_it_is_and_says_why_not_where_it_cannot_be_used(
+    model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine = Machine(monkeypatch)
+    assert Engine(model, Device("auto")).provider == "cuda"
+    machine.broken = "CUDA failure 35: CUDA driver version is insufficient"
+    assert Engine(model, Device("auto")).provider == "cpu"
+    assert "driver version is insufficient" in caplog.text
+    with pytest.raises(ProviderUnavailable, match="driver version is insufficient"):
+        Engine(model, Device("cuda"))
+    machine.broken = "CUDA failure 2: out of memory"  # there is a GPU, and soon it may have room
+    for choice in ("auto", "cuda"):
+        with pytest.raises(EngineFailure, match="out of memory"):
+            Engine(model, Device(choice))
+
+
+def test_a_session_that_is_opened_again_stays_on_its_provider_whatever_happens(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(monkeypatch)
+    engine = Engine(model, Device("auto"))
+    engine.reopen()
+    assert engine.provider == "cuda"
+    machine.broken = "CUDA failure 700: an illegal memory access was encountered"
+    with pytest.raises(ProviderUnavailable, match="illegal memory access"):
+        engine.reopen()
+    assert engine.provider == "cuda"
+    assert set(machine.opened) == {"CUDAExecutionProvider"}

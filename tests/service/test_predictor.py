@@ -7,6 +7,7 @@ import gc
 import time
 import weakref
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +16,14 @@ import onnxruntime
 import pytest
 
 from service.engine import Device
-from service.errors import BadImage, BadParameter, DeadlineExceeded, EngineFailure, Overloaded
+from service.errors import (
+    BadImage,
+    BadParameter,
+    DeadlineExceeded,
+    EngineFailure,
+    Overloaded,
+    ProviderUnavailable,
+)
 from service.options import ClassifyOptions, ExplainOptions
 from service.predictor import Capacity, Predictor
 
@@ -238,6 +246,63 @@ def test_an_engine_that_keeps_failing_is_answered_with_try_again_later(ask, jpeg
         with pytest.raises(EngineFailure):
             await p.classify(jpeg)
         return await p.classify(jpeg)
+
+    assert ask(broken).predictions
+
+
+def dynamic(p: Predictor) -> Flaky:
+    """Makes a predictor take any size, as `paca export --dynamic-size` says; counts fresh sessions."""
+    p.manifest = replace(p.manifest, dynamic_size=True)
+    p._engine = Flaky(p._engine, failures=0)
+    return p._engine
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.zeros((1, 32, 32, 5), np.uint8),
+        np.zeros((1, 32, 32, 3), np.float32),
+        np.zeros((1, 3, 32, 32), np.uint8),
+        np.zeros((1, 32, 0, 3), np.uint8),
+        np.zeros((32, 32, 3), np.uint8),
+        np.zeros((1, 40, 24, 3), np.uint8),  # only the graph, which is fixed in truth, can tell
+    ],
+)
+def test_what_a_model_of_any_size_cannot_take_is_refused_and_costs_no_session(ask, bad: np.ndarray) -> None:
+    async def refused(p: Predictor) -> int:
+        engine = dynamic(p)
+        with pytest.raises(BadParameter, match=r"\(B, height, width, 3\)|cannot take pictures of 24 x 40"):
+            await p.infer(bad, ("logits",))
+        return engine.reopened
+
+    assert ask(refused) == 0
+
+
+def test_pictures_of_different_sizes_do_not_share_a_run(ask) -> None:
+    async def mixed(p: Predictor):
+        dynamic(p)
+        small, large = np.zeros((1, 32, 32, 3), np.uint8), np.zeros((1, 40, 24, 3), np.uint8)
+        return await asyncio.gather(
+            *(p.infer(batch, ("logits",)) for batch in (small, large, small)), return_exceptions=True
+        )
+
+    first, refused, last = ask(mixed, Capacity(max_batch=4))
+    assert isinstance(refused, BadParameter)
+    np.testing.assert_array_equal(first["logits"], last["logits"])
+
+
+def test_a_fresh_session_that_cannot_be_had_is_answered_with_try_again_later(
+    ask, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(p: Predictor):
+        p._engine = Flaky(p._engine, failures=2)
+        monkeypatch.setattr(p._engine.engine._session, "reopen", refuse)
+        with pytest.raises(EngineFailure):
+            await p.classify(jpeg)
+        return await p.classify(jpeg)
+
+    def refuse() -> None:
+        raise ProviderUnavailable("the GPU is gone")
 
     assert ask(broken).predictions
 

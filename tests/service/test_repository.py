@@ -1,5 +1,6 @@
 """Model folders: <repository>/<name>/<version>/model.onnx."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,40 @@ def test_replacing_a_file_changes_the_stamp(folder: Path) -> None:
     before = files.stamp
     files.model.write_bytes(b"longer")
     assert files.stamp != before
+
+
+def test_settings_of_its_own_are_a_part_of_a_version(folder: Path) -> None:
+    files = repository.find(folder, "pets", "1")
+    assert files.config is None
+    before = files.stamp
+    (folder / "pets/1/config.json").write_text("{}")
+    assert repository.find(folder, "pets", "1").config == folder / "pets/1/config.json"
+    assert files.stamp != before
+
+
+def test_a_version_with_settings_of_its_own_is_there_whatever_file_they_choose(folder: Path) -> None:
+    (folder / "birds/2/config.json").write_text('{"precision": "int8"}')
+    assert repository.names(folder) == ["birds", "pets"]
+    files = repository.find(folder, "birds")
+    assert files.of("int8").model == folder / "birds/2/model.int8.onnx"
+    assert files.siblings == [folder / "birds/2/model.int8.onnx"]
+    assert files.of("int8").siblings == []
+
+
+def test_a_file_that_was_made_readable_or_swapped_for_an_equally_long_one_changes_the_stamp(
+    folder: Path,
+) -> None:
+    files = repository.find(folder, "pets", "1")
+    stamps = {files.stamp}
+    files.model.chmod(0o600)
+    stamps.add(files.stamp)
+    stat = files.model.stat()
+    files.model.with_name("new").write_bytes(b"y")
+    files.model.with_name("new").replace(files.model)
+    files.model.chmod(0o600)
+    os.utime(files.model, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    stamps.add(files.stamp)
+    assert len(stamps) == 3
 
 
 def test_the_embedded_repository_holds_a_model() -> None:

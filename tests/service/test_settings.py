@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from service import cgroup
-from service.settings import Settings, cores, misspelt
+from service.errors import BadArtifact
+from service.settings import ModelSettings, Settings, cores, misspelt
 
 CONTRACT = """HOST, PORT, MODELS, DEFAULT_MODEL, PROVIDER, DEVICE_ID, PRECISION, INSTANCES,
 THREADS, MAX_BATCH, MAX_WAIT_MS, QUEUE_SIZE, DEADLINE_MS,
@@ -127,3 +128,48 @@ def test_a_limit_of_the_container_counts(monkeypatch: pytest.MonkeyPatch) -> Non
     for limit, counted in ((None, 64), (2.0, 2), (0.2, 1), (100.0, 64)):
         monkeypatch.setattr(cgroup, "cpu_limit", lambda limit=limit: limit)
         assert cores() == counted
+
+
+def read(folder: Path, text: str) -> dict[str, object]:
+    (folder / "config.json").write_text(text)
+    return ModelSettings.read(folder / "config.json").model_dump(exclude_unset=True)
+
+
+def test_a_model_may_set_a_part_for_itself_and_has_the_servers_for_the_rest(tmp_path: Path) -> None:
+    text = (
+        '{"provider": "cpu", "device_id": 1, "precision": "int8", "instances": 2, "threads": 3, '
+        '"max_batch": 4, "max_wait_ms": 5}'
+    )
+    assert set(read(tmp_path, text)) == set(ModelSettings.model_fields)
+    own = ModelSettings.read(tmp_path / "config.json")
+    merged = Settings(threads=9, queue_size=7).for_model(own)
+    assert (merged.threads, merged.max_wait_ms, merged.queue_size) == (3, 5.0, 7)
+    (tmp_path / "config.json").write_text("{}")
+    assert Settings(threads=9).for_model(ModelSettings.read(tmp_path / "config.json")).threads == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"max_bach": 1}', "unknown key 'max_bach'; known are: provider, device_id, precision, instances"),
+        ('{"queue_size": 1}', "unknown key 'queue_size'"),
+        ('{"max_batch": -1}', "max_batch=-1 is not valid: Input should be greater"),
+        ('{"max_batch": 1000}', "max_batch=1000 is not valid"),
+        ('{"max_batch": true}', "valid integer"),
+        ('{"max_batch": "4"}', "valid integer"),
+        ('{"threads": 2.5}', "valid integer"),
+        ('{"max_wait_ms": NaN}', "max_wait_ms=nan is not valid"),
+        ('{"provider": "tpu"}', "choose one of: auto, cuda, cpu"),
+        ('{"precision": "fp8"}', "choose one of: fp32, fp16, int8"),
+        ("[1]", "should be an object"),
+        ("{", "Invalid JSON"),
+        ('{"threads": 1}' + " " * 70_000, "larger than"),
+    ],
+)
+def test_settings_of_a_model_that_cannot_be_are_refused_in_one_line(
+    tmp_path: Path, text: str, reason: str
+) -> None:
+    with pytest.raises(BadArtifact, match=reason) as caught:
+        read(tmp_path, text)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("config.json")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from PIL import Image
@@ -220,6 +223,31 @@ def test_a_full_house_is_503_with_retry_after(client, jpeg):
         answer = client.post("/classify", content=jpeg)
     assert (answer.status_code, answer.json()["type"]) == (503, "urn:paca:problem:overloaded")
     assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_a_refusal_says_the_measured_wait(open_app, jpeg, monkeypatch):
+    with open_app(queue_size=2, instances=1, max_batch=1, provider="cpu") as client:
+        predictor = client.app.state.paca.registry.get()
+        run, go_on = predictor._engine.run, threading.Event()
+
+        def slow(*arguments):
+            assert go_on.wait(30)
+            time.sleep(1.5)
+            return run(*arguments)
+
+        monkeypatch.setattr(predictor._engine, "run", slow)
+        go_on.set()
+        assert client.post("/classify", content=jpeg).status_code == 200  # measures one run
+        go_on.clear()
+        with ThreadPoolExecutor(3) as callers:
+            waiting = [callers.submit(client.post, "/classify", content=jpeg) for _ in range(3)]
+            while predictor.batcher.depth < 2:
+                time.sleep(0.01)
+            refused = client.post("/classify", content=jpeg)
+            go_on.set()
+            assert [answer.result().status_code for answer in waiting] == [200, 200, 200]
+    assert refused.status_code == 503
+    assert int(refused.headers["retry-after"]) >= 5  # three pictures of 1.5 s each
 
 
 def test_server_timing_repeats_the_timings(client, jpeg):
