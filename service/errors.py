@@ -32,7 +32,7 @@ class PacaError(Exception):
     def __init__(self, message: str, **details: object) -> None:
         super().__init__(message)
         self.message = message
-        self.details = details  # machine-readable extras, e.g. limit="max_pixels", value=40_000_000
+        self.details = details  # machine-readable extras, e.g. limit="max_pixels", value=64_000_000
 
 
 class InvalidInput(PacaError): ...

@@ -136,9 +136,9 @@ class Settings(ModelSettings, BaseSettings):
     deadline_ms: int = Field(
         15_000, ge=100, description="Milliseconds from a complete request to its answer; later ones get 504."
     )
-    max_body_mb: float = Field(16.0, gt=0, le=1024, description="Megabytes (2^20 bytes) of a request body.")
+    max_body_mb: float = Field(32.0, gt=0, le=1024, description="Megabytes (2^20 bytes) of a request body.")
     max_pixels: int = Field(
-        40_000_000,
+        64_000_000,
         ge=1024,
         description="Pixels of a picture, read from its header before decoding. Decoding needs up to 8 bytes "
         "each.",

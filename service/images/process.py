@@ -3,13 +3,15 @@ Everything else decodes in the caller's thread.
 
 Measured need (Pillow 13.0, libwebp 1.6): a 295 KB lossless WebP of 1024 x 1024 pixels takes 371 MB; no thread
 can be stopped or given a memory limit. A process starts with the first such picture and lives on; it
-decodes one picture at a time under a limit of address space and is killed when its time is over. It gets
-bytes and gives bytes, so nothing it sends can do more than be a wrong picture.
+decodes one picture at a time under a limit of address space and is killed when its time is over. Time is that
+of a core, so that a busy machine refuses no good picture. It gets bytes and gives numbers and bytes, so
+nothing it sends can do more than be a wrong picture.
 """
 
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import json
 import os
 import queue
@@ -22,19 +24,23 @@ from contextlib import suppress
 from typing import IO
 
 import numpy as np
+from PIL import Image
 
-from ..errors import BadImage, Overloaded
-from .pixels import read_pixels
-from .source import Source
+from ..errors import BadImage, Overloaded, PacaError
+from .formats import BY_NAME
+from .pixels import load, opened
+from .source import Limits, Source, check_size
 
-BYTES_PER_PIXEL = 20  # of such a picture: 16 while decoding, 3 of the result, and some
+RESULT_BYTES_PER_PIXEL = 4  # 3 of the result, and some
 SPARE_BYTES = 96 * 2**20  # for tables that legitimate files need whatever their size
 START_SECONDS = 30.0
+CLOCK_TICK_SECONDS = 0.01
+PATIENCE = 4  # times decode_seconds, by the clock, in which a busy machine has to give a core for them
 
-_REQUEST = struct.Struct(
-    "<4sIIBBHII"
-)  # format, width, height, orientation, depth, scans, reduce_to (0 = no), bytes that follow
-_RESPONSE = struct.Struct("<?II")  # decoded, height, width; the pixels follow
+_LENGTHS = struct.Struct("<II")  # of the request: its JSON, the file
+# of the response: outcome, width, height, orientation, several, rows, columns; the pixels follow
+_RESPONSE = struct.Struct("<BIIB?II")
+_DECODED, _BROKEN, _WRONG_SIZE = range(3)
 _CODE = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from service.images.process import serve; "
     "serve()"
@@ -47,33 +53,34 @@ class DecoderProcess:
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
 
-    def read_pixels(self, source: Source, reduce_to: int | None) -> np.ndarray:
-        """What `pixels.read_pixels` gives. BadImage where it fails, takes longer than the source's limits
-        allow or more memory than its size justifies; Overloaded where no process can be started."""
+    def read_pixels(self, source: Source, reduce_to: int | None) -> tuple[np.ndarray, Source]:
+        """What `pixels.read_pixels` gives. TooLarge and BadImage as there, and BadImage where it takes longer
+        than the source's limits allow or more memory than its size justifies; Overloaded where the machine is
+        too busy for it or no process can be started."""
         child, seconds = self._running(), source.limits.decode_seconds
-        began = time.monotonic()
-        too_late = threading.Timer(seconds, child.kill)
-        too_late.start()
-        try:
-            pixels = _request(child, source, reduce_to)
-        except (OSError, EOFError):
-            self.close()
-            raise BadImage(
-                f"the picture took longer than {seconds:g} s to decode, or broke the decoder; save it "
-                "again, smaller or as JPEG",
-                limit="decode_seconds",
-                value=seconds,
-            ) from None
-        finally:
-            too_late.cancel()
-        if time.monotonic() - began >= seconds:
+        with _Watch(child, seconds) as watch:
+            try:
+                outcome, source, pixels = _request(child, source, reduce_to)
+            except (OSError, EOFError):
+                self.close()
+                if watch.impatient:
+                    raise _no_room() from None
+                raise BadImage(
+                    f"the picture took longer than {seconds:g} s to decode, or broke the decoder; save it "
+                    "again, smaller or as JPEG",
+                    limit="decode_seconds",
+                    value=seconds,
+                ) from None
+        if watch.killed:
             self.close()  # done in the very moment it was killed
-        if pixels is None:
+        if outcome == _WRONG_SIZE:
+            check_size(source.width, source.height, source.limits)
+        if outcome != _DECODED:
             raise BadImage(
                 "the picture cannot be decoded: it is damaged, or needs far more memory than a picture of "
                 "its size should"
             )
-        return pixels
+        return pixels, source
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._child is None or self._child.poll() is not None:
@@ -98,10 +105,7 @@ class DecoderProcess:
                     starting.cancel()
             except (OSError, EOFError):
                 self.close()
-                raise Overloaded(
-                    "there is no room to decode this picture now; try again later, or send a JPEG",
-                    retry_after=5.0,
-                ) from None
+                raise _no_room() from None
         return self._child
 
     def close(self) -> None:
@@ -124,7 +128,7 @@ class DecoderProcesses:
         for process in self._all:
             self._free.put(process)
 
-    def read_pixels(self, source: Source, reduce_to: int | None) -> np.ndarray:
+    def read_pixels(self, source: Source, reduce_to: int | None) -> tuple[np.ndarray, Source]:
         """`DecoderProcess.read_pixels` in one that is free."""
         process = self._free.get()
         try:
@@ -138,29 +142,82 @@ class DecoderProcesses:
             process.close()
 
 
-def _request(child: subprocess.Popen[bytes], source: Source, reduce_to: int | None) -> np.ndarray | None:
-    requests, responses = _pipe(child.stdin), _pipe(child.stdout)
-    s = source
-    requests.write(
-        _REQUEST.pack(
-            s.format.encode(), s.width, s.height, s.orientation, s.depth, s.scans, reduce_to or 0, len(s.data)
-        )
+def _no_room() -> Overloaded:
+    return Overloaded(
+        "there is no room to decode this picture now; try again later, or send a JPEG", retry_after=5.0
     )
-    requests.write(s.data)
-    requests.flush()
-    decoded, height, width = _RESPONSE.unpack(_read(responses, _RESPONSE.size))
-    if not decoded:
+
+
+class _Watch:
+    """Kills a process that used up its seconds of a core. Where the machine gives it none for too long, or no
+    such times are known (not Linux), the clock decides."""
+
+    def __init__(self, child: subprocess.Popen[bytes], seconds: float) -> None:
+        self._child, self._seconds = child, seconds
+        self._done = threading.Event()
+        self.killed = self.impatient = False
+
+    def __enter__(self) -> _Watch:
+        self._thread = threading.Thread(target=self._look, name="decoder-watch", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        began, used = time.monotonic(), _core_seconds(self._child.pid)
+        left = self._seconds
+        while not self._done.wait(left):
+            now = _core_seconds(self._child.pid)
+            waited = time.monotonic() - began
+            left = 0.0 if used is None or now is None else self._seconds - (now - used)
+            self.impatient = left > CLOCK_TICK_SECONDS and waited >= PATIENCE * self._seconds
+            if left <= CLOCK_TICK_SECONDS or self.impatient:
+                self.killed = True
+                self._child.kill()
+                return
+
+
+def _core_seconds(pid: int) -> float | None:
+    """What a process has used of all cores; None where that is not known."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            user, system = file.read().rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError):
         return None
-    if height * width > s.width * s.height:
-        raise EOFError
-    pixels = np.empty((height, width, 3), np.uint8)
+
+
+def _request(
+    child: subprocess.Popen[bytes], source: Source, reduce_to: int | None
+) -> tuple[int, Source, np.ndarray]:
+    requests, responses = _pipe(child.stdin), _pipe(child.stdout)
+    fields = {field.name: getattr(source, field.name) for field in dataclasses.fields(source)}
+    del fields["data"]
+    head = json.dumps(fields | {"limits": dataclasses.asdict(source.limits), "reduce_to": reduce_to}).encode()
+    requests.write(_LENGTHS.pack(len(head), len(source.data)))
+    requests.write(head)
+    requests.write(source.data)
+    requests.flush()
+    outcome, width, height, orientation, several, rows, columns = _RESPONSE.unpack(
+        _read(responses, _RESPONSE.size)
+    )
+    if not source.width:
+        source = dataclasses.replace(
+            source, width=width, height=height, orientation=orientation, several=several
+        )
+    pixels = np.empty((rows, columns, 3) if rows * columns <= source.width * source.height else 0, np.uint8)
+    if outcome == _DECODED and (not pixels.size or source.width * source.height > source.limits.max_pixels):
+        raise EOFError  # no decoder of ours says so
     view = pixels.reshape(-1).data
     while view:
         count = responses.readinto(view)  # type: ignore[attr-defined]
         if not count:
             raise EOFError
         view = view[count:]
-    return pixels
+    return outcome, source, pixels
 
 
 def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
@@ -177,25 +234,41 @@ def _read(pipe: IO[bytes], count: int) -> bytes:
 
 def serve() -> None:
     """The child's side: answers pictures until its input ends, which is also when the parent dies."""
+    Image.MAX_IMAGE_PIXELS = None  # the limits are ours, and say so
     requests, responses = sys.stdin.buffer, sys.stdout.buffer
     with suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
         responses.write(b"!")
         responses.flush()
         while True:
-            name, width, height, orientation, depth, scans, reduce_to, size = _REQUEST.unpack(
-                _read(requests, _REQUEST.size)
-            )
-            source = Source(
-                _read(requests, size), name.rstrip(b"\0").decode(), width, height, orientation, depth, scans
-            )
+            head, size = _LENGTHS.unpack(_read(requests, _LENGTHS.size))
+            fields = json.loads(_read(requests, head))
+            reduce_to, limits = fields.pop("reduce_to"), Limits(**fields.pop("limits"))
+            source = Source(_read(requests, size), **fields, limits=limits)
+            outcome, pixels = _BROKEN, np.empty((0, 0, 3), np.uint8)
             try:
-                _limit_memory(BYTES_PER_PIXEL * width * height + 3 * size + SPARE_BYTES)
-                pixels = read_pixels(source, reduce_to or None)
-            except Exception:  # whatever a decoder raises: this picture's response
-                responses.write(_RESPONSE.pack(False, 0, 0))
-            else:
-                responses.write(_RESPONSE.pack(True, *pixels.shape[:2]))
-                responses.write(pixels.reshape(-1).data)
+                _limit_memory(3 * size + SPARE_BYTES)
+                with opened(source) as (image, known):
+                    source = known
+                    per_pixel = BY_NAME[source.format].bytes_per_pixel + RESULT_BYTES_PER_PIXEL
+                    most = min(source.width * source.height, source.limits.max_pixels)
+                    _limit_memory(per_pixel * most + 3 * size + SPARE_BYTES)
+                    pixels, source = load(image, source, reduce_to)
+                outcome = _DECODED
+            except PacaError:
+                outcome = _WRONG_SIZE
+            except Exception:  # noqa: S110  whatever a decoder raises: this picture's outcome
+                pass
+            responses.write(
+                _RESPONSE.pack(
+                    outcome,
+                    source.width,
+                    source.height,
+                    source.orientation,
+                    source.several,
+                    *pixels.shape[:2],
+                )
+            )
+            responses.write(pixels.reshape(-1).data)
             responses.flush()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..artifact import Preprocessing
 from ..errors import BadImage, PacaError
-from .formats import screen
+from .formats import BY_NAME, screen
 from .pixels import read_pixels
 from .placement import Placement, needed_side, preprocess
 from .process import decoder_processes
@@ -64,7 +64,8 @@ def decode_source(source: Source, reduce_to: int | None = None) -> Decoded:
     """The part of `decode` that comes after screening. A picture of untrusted cost waits here for a process
     that is free."""
     try:
-        rgb = (decoder_processes.read_pixels if source.untrusted_cost else read_pixels)(source, reduce_to)
+        read_here = decoder_processes.read_pixels if source.untrusted_cost else read_pixels
+        rgb, source = read_here(source, reduce_to)
     except PacaError:
         raise
     # what decoders raise on broken files is no contract: OSError, ValueError, SyntaxError, MemoryError and a
@@ -80,7 +81,7 @@ def decode_source(source: Source, reduce_to: int | None = None) -> Decoded:
         width=source.height if turned else source.width,
         height=source.width if turned else source.height,
         format=source.format,
-        warnings=(f"this {source.format} file holds more than one picture; only the first was used",)
+        warnings=(f"this {source.format} file holds {BY_NAME[source.format].several}",)
         if source.several
         else (),
     )

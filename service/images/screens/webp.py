@@ -40,7 +40,7 @@ def screen(data: bytes, limits: Limits) -> Source:
             raise truncated()
         if size is None:
             size = _size(kind, data[body : min(stop, body + HEADER_BYTES)])
-            check_size(*size, limits, webp=True)
+            check_size(*size, limits)
             if kind == b"VP8X":
                 flags = data[body] & 0x12  # alpha and animation; what else it announces is dropped
                 chunks += [view[start:body], bytes([flags]), view[body + 1 : stop], b"\0" * (length % 2)]

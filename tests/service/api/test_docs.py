@@ -35,8 +35,8 @@ def test_every_metric_is_documented_and_real(client):
 @pytest.mark.parametrize(
     ("said", "real"),
     [
-        ("16 MiB", Settings().max_body_mb == 16),
-        ("40 million", Settings().max_pixels == 40_000_000),
+        ("32 MiB", Settings().max_body_mb == 32),
+        ("64 million", Settings().max_pixels == 64_000_000),
         ("| 16 | `PACA_MAX_IMAGES`", Settings().max_images == 16),
         (
             "| 16, or two full rounds of runs | `PACA_QUEUE_SIZE`",

@@ -15,7 +15,7 @@ from service.images import Decoded, Limits, decode, reader
 from tests.service.images.files import exif, file, with_exif
 from tests.soak import examples
 
-LIMITS = Limits(max_pixels=1_000_000, max_webp_pixels=1_000_000)
+LIMITS = Limits(max_pixels=2_000_000)
 SMALL = np.asarray(Image.linear_gradient("L").resize((40, 24)).convert("RGB"))
 SEEDS = [
     with_exif(file(SMALL, "JPEG"), exif(6)),

@@ -13,23 +13,25 @@ from service.images.formats import IMAGE_FORMATS, MEDIA_TYPES, ImageFormat
 from tests.service.images.files import file
 
 ROOT = Path(__file__).parents[3]
-PICTURE = np.full((8, 12, 3), (200, 30, 90), np.uint8)
+PICTURE = np.full((64, 96, 3), (200, 30, 90), np.uint8)
 formats = pytest.mark.parametrize("row", IMAGE_FORMATS, ids=lambda row: row.name)
 
 
 @formats
 def test_a_file_of_each_format_is_recognised_by_its_bytes_and_decoded(row: ImageFormat) -> None:
+    row.prepare()
     data = file(PICTURE, row.plugin)
     assert recognise(data) is row
     decoded = decode(data, Limits())
-    assert (decoded.format, decoded.width, decoded.height) == (row.name, 12, 8)
+    assert (decoded.format, decoded.width, decoded.height) == (row.name, 96, 64)
     assert np.abs(decoded.rgb.astype(int) - PICTURE).max() <= 16
 
 
 @formats
 def test_no_other_format_claims_the_same_bytes(row: ImageFormat) -> None:
+    row.prepare()
     data = file(PICTURE, row.plugin)
-    assert [other.name for other in IMAGE_FORMATS if other.matches(data[:32])] == [row.name]
+    assert [other.name for other in IMAGE_FORMATS if other.matches(data[:64])] == [row.name]
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b"RIFF", b"{}", b"--boundary\r\n", b"GIF89a", bytes(40)])

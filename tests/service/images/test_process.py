@@ -3,6 +3,7 @@ picture."""
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -55,8 +56,8 @@ def test_it_gives_the_pixels_that_the_caller_would_get(
     process: DecoderProcess, lossless: Source, reduce_to: int | None
 ) -> None:
     assert lossless.untrusted_cost
-    found = process.read_pixels(lossless, reduce_to)
-    assert np.array_equal(found, read_pixels(lossless, reduce_to))
+    found = process.read_pixels(lossless, reduce_to)[0]
+    assert np.array_equal(found, read_pixels(lossless, reduce_to)[0])
     assert found.shape == ((451, 300, 3) if reduce_to is None else (151, 100, 3))
 
 
@@ -65,7 +66,7 @@ def test_a_picture_that_needs_far_more_memory_than_its_size_should_is_refused(
     process: DecoderProcess, lossless: Source
 ) -> None:
     small = screen(lossless_webp_bomb(64), LIMITS)
-    assert process.read_pixels(small, None).shape == (64, 64, 3)  # the bomb is a valid picture
+    assert process.read_pixels(small, None)[0].shape == (64, 64, 3)  # the bomb is a valid picture
     process.read_pixels(lossless, None)
     child = process._child
     assert child
@@ -78,18 +79,33 @@ def test_a_picture_that_needs_far_more_memory_than_its_size_should_is_refused(
         if line.startswith("VmHWM")
     )
     assert int(peak.split()[1]) < 220_000  # kB; without a limit it takes 370 MB more than an idle one
-    assert process.read_pixels(lossless, None).shape == (451, 300, 3)
+    assert process.read_pixels(lossless, None)[0].shape == (451, 300, 3)
     assert process._child is child  # a refusal costs no new process
 
 
 def test_what_takes_too_long_is_stopped_and_the_next_picture_is_served(
-    process: DecoderProcess, lossless: Source, slow: Source
+    process: DecoderProcess, lossless: Source, slow: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("service.images.process.PATIENCE", 1000)
     process.read_pixels(lossless, None)
     with pytest.raises(BadImage) as caught:
         process.read_pixels(replace(slow, limits=Limits(decode_seconds=0.02)), None)
     assert caught.value.details == {"limit": "decode_seconds", "value": 0.02}
-    assert process.read_pixels(lossless, 100).shape == (151, 100, 3)
+    assert process.read_pixels(lossless, 100)[0].shape == (151, 100, 3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process's use of cores is known on Linux only")
+def test_a_machine_too_busy_to_decode_is_not_the_pictures_fault(
+    process: DecoderProcess, lossless: Source
+) -> None:
+    """A stopped process uses no core: its time is not up, but nobody waits for ever."""
+    process.read_pixels(lossless, None)
+    child = process._child
+    assert child
+    child.send_signal(signal.SIGSTOP)
+    with pytest.raises(Overloaded):
+        process.read_pixels(replace(lossless, limits=Limits(decode_seconds=0.1)), None)
+    assert process.read_pixels(lossless, None)[0].shape == (451, 300, 3)
 
 
 def test_a_process_that_died_is_replaced(process: DecoderProcess, lossless: Source) -> None:
@@ -98,7 +114,7 @@ def test_a_process_that_died_is_replaced(process: DecoderProcess, lossless: Sour
     assert child
     child.kill()
     child.wait()
-    assert process.read_pixels(lossless, None).shape == (451, 300, 3)
+    assert process.read_pixels(lossless, None)[0].shape == (451, 300, 3)
 
 
 def test_damaged_files_are_refused_and_the_process_lives_on(
@@ -109,7 +125,7 @@ def test_damaged_files_are_refused_and_the_process_lives_on(
     for _ in range(3):
         with pytest.raises(BadImage):
             process.read_pixels(Source(lossless.data[:2000], "WEBP", 451, 300, untrusted_cost=True), None)
-    assert process.read_pixels(lossless, None).shape == (451, 300, 3)
+    assert process.read_pixels(lossless, None)[0].shape == (451, 300, 3)
     assert process._child is child
 
 
@@ -117,7 +133,7 @@ def test_callers_take_turns_and_none_is_refused_for_waiting(lossless: Source) ->
     processes = DecoderProcesses(1)
     with ThreadPoolExecutor(4) as pool:
         shapes = [
-            array.shape for array in pool.map(lambda _: processes.read_pixels(lossless, None), range(8))
+            array.shape for array, _ in pool.map(lambda _: processes.read_pixels(lossless, None), range(8))
         ]
     assert shapes == [(451, 300, 3)] * 8
     processes.close()
