@@ -16,7 +16,7 @@ from .artifact import Head, Manifest
 from .geometry import Window, to_pixel, to_pixels
 from .options import MAX_SIDE
 from .plan import Plan
-from .render import Canvas, fit
+from .render import RENDERS, Canvas, Layers, fit
 from .results import (
     Cluster,
     Explanation,
@@ -107,16 +107,11 @@ class Target:
 def explanation(scene: Scene, target: Target) -> Explanation:
     """The answer for one target of one picture."""
     plan, heat, assignment = scene.plan, target.heatmap, scene.assignment
-    images: dict[str, Picture] = {}
-    region = None
-    if heat is not None:
-        region = explain.mask(heat.values)
-        images |= _pictures(scene, heat, region.region)
+    region = None if heat is None else explain.mask(heat.values)
     views = () if assignment is None else _views(plan, assignment, target)
-    render = plan.options.render
-    if assignment is not None and ("segmentation" in render or (heat is None and "overlay" in render)):
-        ranked = _ranked(explain.segment(assignment), [view.cluster for view in views])
-        images["segmentation"] = scene.canvas.segmentation(ranked)
+    labels = None
+    if assignment is not None:
+        labels = _ranked(explain.segment(assignment), [view.cluster for view in views])
     weights = explain.class_weights(len(scene.logits), target.class_id, target.contrast)
     return Explanation(
         target=scene.target(target.class_id),
@@ -126,7 +121,7 @@ def explanation(scene: Scene, target: Target) -> Explanation:
         if plan.method.complete
         else None,
         heatmap=heat,
-        images=images,
+        images=_pictures(scene, Layers(heat, None if region is None else region.region, labels)),
         mask=None if region is None else _mask(region, scene),
         clusters=tuple(_cluster(scene, view) for view in views),
         window=scene.window,
@@ -150,15 +145,13 @@ def _canvas(plan: Plan, photo: Photo, model_side: int) -> Canvas:
     return Canvas(photo.rgb, placed, size, colormap=o.colormap, alpha=o.alpha, fmt=o.format)
 
 
-def _pictures(scene: Scene, heat: Heatmap, region: np.ndarray) -> dict[str, Picture]:
-    canvas = scene.canvas
-    draw = {
-        "overlay": lambda: canvas.overlay(heat.values, signed=heat.signed),
-        "heatmap": lambda: canvas.heatmap(heat.values, signed=heat.signed),
-        "mask": lambda: canvas.mask(region),
-        "masked": lambda: canvas.masked(region),
-    }
-    return {name: draw[name]() for name in scene.plan.options.render if name in draw}
+def _pictures(scene: Scene, layers: Layers) -> dict[str, Picture]:
+    """The requested pictures by name. Where there is no map to lay over the photo, its segments are."""
+    names = list(scene.plan.options.render)
+    if layers.heatmap is None and "overlay" in names:
+        names.append("segmentation")
+    drawn = ((name, RENDERS[name].draw) for name in dict.fromkeys(names))
+    return {name: picture for name, draw in drawn if draw and (picture := draw(scene.canvas, layers))}
 
 
 def _views(plan: Plan, assignment: np.ndarray, target: Target) -> tuple[explain.ClusterView, ...]:

@@ -27,6 +27,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
+from .colours import DEFAULT_COLOUR_MAP
 from .dataplane import Call, DataPlane, OneModel
 from .errors import BadImage, PacaError
 from .files import write_text
@@ -204,7 +205,7 @@ def explain(
     method: Annotated[str | None, _one_of(METHODS)] = None,
     stage: Annotated[int | None, typer.Option(help="Whose clusters to show.")] = None,
     clusters: Annotated[int, typer.Option(help="How many clusters.")] = 5,
-    colormap: Annotated[str, _one_of(COLORMAPS)] = "viridis",
+    colormap: Annotated[str, _one_of(COLORMAPS)] = DEFAULT_COLOUR_MAP,
     fmt: Annotated[str, typer.Option("--format", help=f"One of: {', '.join(FORMATS)}.")] = "webp",
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=1000)] = 5,
     as_json: AsJson = False,
@@ -501,7 +502,7 @@ async def _one(
 def _write_report(out: Path, stem: str, result: ExplainResult, colormap: str) -> None:
     from .report import render_report
 
-    write_text(out / f"{stem}.html", render_report(result, colormap=colormap))
+    write_text(out / f"{stem}.html", render_report(result, colormap))
     for explanation in result.explanations:
         for kind, picture in explanation.images.items():
             label = explanation.target.class_id if explanation.target else "all"

@@ -10,27 +10,9 @@ from __future__ import annotations
 
 import base64
 import zlib
+from dataclasses import dataclass
 
 import numpy as np
-
-_STORED = {
-    "viridis": (
-        "c-n<hi4lY#3{0@KE8+St<xsL4Sjp&Rzu+jyOg`opECkc)X`Q6qnhK3HNo_OG;RhV>kb4UegZDb1pdhW1hA(9608i7%o<`5u+O6#W6MI|R-q~_nLKyo3Fq1@l=e3($blyl0"
-        "DjP1z=#&|HsQxfvb9OjPgHv1mpkyG8q{bp%?-(;)vb7T{kBAB"
-    ),
-    "inferno": (
-        "c-nnYff9uv2!rhX{~u?`HW6PJ%pqLTG0e>d{DJHs!U>Qs;e$R4<q|F;;(*eOB!nkOv@Yrca*^RRewRH^w6*urP6u^geWN|pynv!x9d(YM%G6!t7O)v|#%cbNLw)LdoUU&g"
-        "Nobki>0F5>sw(}<pOS}zaOtF1yLP_vOejQK(?U6N(<p5Kb`Gcg5T42nM;>jU"
-    ),
-    "magma": (
-        "c-nnZ0TRO?2ov1@zwB-SL$G!b1Lv7mfnj3+W>_$1*l-6$vculB^q1sG_f&LnT*IwwB;bXl<Uh79*?xVvf`0)m>K0|9YP!<*pnj$WHo~<BT6(W=N!o!IuJjWh_vy5m1SCzK"
-        "_+2Be79*q0Xg#o_&`SykB*7c7NQn@fO{<x$$z{pxF?9O+h+oRdEx7"
-    ),
-    "cividis": (
-        "c-oCp0TO^92m|ybJ*fY`MiW5;#j7#KtPU>}AOz-=Qz8LMC~@csu(_o|`0~&r2K{(Un<G<L+K*nk893UNFaH;(4yG)2%Y)gipR5@le9V+?<nv{!@JY7;K<)RSPEmbpcx}8v"
-        "Cz^w}e(oDD`<v{vGDFy8rih@Z6b?ok2t7^bLmv"
-    ),
-}
 
 
 def _unpack(text: str) -> np.ndarray:
@@ -47,8 +29,53 @@ def _ramp(*stops: str) -> np.ndarray:
     ).astype(np.uint8)
 
 
-# Each (256, 3) uint8, row 0 = no relevance, row 255 = the strongest.
-SEQUENTIAL = {name: _unpack(text) for name, text in _STORED.items()}
+@dataclass(frozen=True)
+class ColourMap:
+    """Colours of numbers from 0 up. note: for people who choose. table: (256, 3) uint8, row 0 = no relevance,
+    row 255 = the strongest."""
+
+    name: str
+    note: str
+    table: np.ndarray
+
+
+_ROWS = (
+    ColourMap(
+        "viridis",
+        "Dark blue over green to yellow: even for every eye, in grey print too.",
+        _unpack(
+            "c-n<hi4lY#3{0@KE8+St<xsL4Sjp&Rzu+jyOg`opECkc)X`Q6qnhK3HNo_OG;RhV>kb4UegZDb1pdhW1hA(9608i7%o<`5u+O6#W6MI|R-q~_nLKyo3Fq1@l=e3($blyl0"
+            "DjP1z=#&|HsQxfvb9OjPgHv1mpkyG8q{bp%?-(;)vb7T{kBAB"
+        ),
+    ),
+    ColourMap(
+        "inferno",
+        "Black over red to pale yellow: the widest range from dark to light.",
+        _unpack(
+            "c-nnYff9uv2!rhX{~u?`HW6PJ%pqLTG0e>d{DJHs!U>Qs;e$R4<q|F;;(*eOB!nkOv@Yrca*^RRewRH^w6*urP6u^geWN|pynv!x9d(YM%G6!t7O)v|#%cbNLw)LdoUU&g"
+            "Nobki>0F5>sw(}<pOS}zaOtF1yLP_vOejQK(?U6N(<p5Kb`Gcg5T42nM;>jU"
+        ),
+    ),
+    ColourMap(
+        "magma",
+        "Black over purple to pale pink: like inferno, softer.",
+        _unpack(
+            "c-nnZ0TRO?2ov1@zwB-SL$G!b1Lv7mfnj3+W>_$1*l-6$vculB^q1sG_f&LnT*IwwB;bXl<Uh79*?xVvf`0)m>K0|9YP!<*pnj$WHo~<BT6(W=N!o!IuJjWh_vy5m1SCzK"
+            "_+2Be79*q0Xg#o_&`SykB*7c7NQn@fO{<x$$z{pxF?9O+h+oRdEx7"
+        ),
+    ),
+    ColourMap(
+        "cividis",
+        "Blue to yellow: looks almost the same to people who see no red or no green.",
+        _unpack(
+            "c-oCp0TO^92m|ybJ*fY`MiW5;#j7#KtPU>}AOz-=Qz8LMC~@csu(_o|`0~&r2K{(Un<G<L+K*nk893UNFaH;(4yG)2%Y)gipR5@le9V+?<nv{!@JY7;K<)RSPEmbpcx}8v"
+            "Cz^w}e(oDD`<v{vGDFy8rih@Z6b?ok2t7^bLmv"
+        ),
+    ),
+)
+# By name; the first is the default. A new one is a row above and its test.
+COLOUR_MAPS = {row.name: row for row in _ROWS}
+DEFAULT_COLOUR_MAP = next(iter(COLOUR_MAPS))
 
 # (256, 3) uint8: row 0 = strongest against, the middle = nothing, row 255 = strongest for. Blue and orange
 # stay apart in every colour blindness.

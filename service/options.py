@@ -12,14 +12,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
-from .colours import SEQUENTIAL
+from .colours import COLOUR_MAPS, DEFAULT_COLOUR_MAP
 from .errors import BadParameter
 from .methods import METHODS
-from .render import ENCODINGS
+from .render import ENCODINGS, RENDERS
 
-RENDERS = ("overlay", "heatmap", "mask", "masked", "segmentation", "clusters")
 FORMATS = tuple(ENCODINGS)
-COLORMAPS = tuple(SEQUENTIAL)
+COLORMAPS = tuple(COLOUR_MAPS)
 # Of picture files in a folder; what a file is, only its bytes say.
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 MAX_TARGETS = 5
@@ -149,7 +148,7 @@ class ExplainOptions(ClassifyOptions):
         "webp", description="File format of the pictures.", examples=["png"]
     )
     colormap: Annotated[str, OneOf(COLORMAPS)] = Field(
-        "viridis", description="Colours of heatmaps.", examples=["inferno"]
+        DEFAULT_COLOUR_MAP, description="Colours of heatmaps.", examples=[COLORMAPS[-1]]
     )
     alpha: Float = Field(0.6, ge=0, le=1, description="Strength of an overlay, 0 to 1.", examples=[0.5])
     size: Literal["original", "model"] | Annotated[Int, Field(ge=16, le=MAX_SIDE)] = Field(

@@ -10,13 +10,15 @@ with an alpha in proportion to relevance: places without relevance stay the phot
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from .colours import CLUSTERS, DIVERGING, SEQUENTIAL
+from .colours import CLUSTERS, COLOUR_MAPS, DEFAULT_COLOUR_MAP, DIVERGING
 from .geometry import Window, product, taps
-from .results import Picture
+from .results import Heatmap, Picture
 
 # What is passed to Pillow per format: speed first, since the differences in size are small
 # (docs/how-it-explains.md has the figures).
@@ -51,7 +53,7 @@ class Canvas:
 
     photo: (H, W, 3) uint8, the upright original. window: where on it, in its pixels, the network looked (the
     box of `images.Placement`). size: (width, height) of every picture drawn. colormap: a name of
-    `colours.SEQUENTIAL`. alpha: opacity at the strongest place, 0..1.
+    `colours.COLOUR_MAPS`. alpha: opacity at the strongest place, 0..1.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class Canvas:
         window: Window,
         size: tuple[int, int],
         *,
-        colormap: str = "viridis",
+        colormap: str = DEFAULT_COLOUR_MAP,
         alpha: float = 0.6,
         fmt: str = "webp",
     ) -> None:
@@ -144,7 +146,10 @@ class Canvas:
         levels = self._sample(scaled, cubic=True)
         levels += 128 if signed else 0.5  # the cut to integers below then rounds
         np.clip(levels, 0, 255, out=levels)
-        return Image.fromarray(levels.astype(np.uint8)), DIVERGING if signed else SEQUENTIAL[self.colormap]
+        return Image.fromarray(levels.astype(np.uint8)), self._table(signed)
+
+    def _table(self, signed: bool) -> np.ndarray:
+        return DIVERGING if signed else COLOUR_MAPS[self.colormap].table
 
     def _sample(self, values: np.ndarray, cubic: bool = False) -> np.ndarray:
         """(h, w) → float32 (height, width) of the canvas; 0 outside the window."""
@@ -172,3 +177,64 @@ def _outline(labels: np.ndarray) -> Image.Image:
         edges[:, 1:] |= edges[:, :-1].copy()
         edges[1:] |= edges[:-1].copy()
     return Image.fromarray(edges)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What is drawn of one explanation. heatmap, region: a map and the boolean map of its mask; labels: the
+    cluster of each patch, for `Canvas.segmentation`. None where the explanation has none."""
+
+    heatmap: Heatmap | None = None
+    region: np.ndarray | None = None
+    labels: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Render:
+    """One kind of picture. caption: for people. draw: gives None where an explanation has nothing of the
+    kind; absent for pictures that belong to the clusters and not to the explanation."""
+
+    name: str
+    caption: str
+    draw: Callable[[Canvas, Layers], Picture | None] | None = None
+
+
+def _overlay(canvas: Canvas, layers: Layers) -> Picture | None:
+    heat = layers.heatmap
+    return None if heat is None else canvas.overlay(heat.values, signed=heat.signed)
+
+
+def _heatmap(canvas: Canvas, layers: Layers) -> Picture | None:
+    heat = layers.heatmap
+    return None if heat is None else canvas.heatmap(heat.values, signed=heat.signed)
+
+
+def _mask(canvas: Canvas, layers: Layers) -> Picture | None:
+    return None if layers.region is None else canvas.mask(layers.region)
+
+
+def _masked(canvas: Canvas, layers: Layers) -> Picture | None:
+    return None if layers.region is None else canvas.masked(layers.region)
+
+
+def _segmentation(canvas: Canvas, layers: Layers) -> Picture | None:
+    return None if layers.labels is None else canvas.segmentation(layers.labels)
+
+
+# By name, in the order of the documentation. A new one is a row here and its test.
+RENDERS = {
+    row.name: row
+    for row in (
+        Render("overlay", "the photo with the map laid over it", _overlay),
+        Render("heatmap", "the map alone", _heatmap),
+        Render("mask", "mask: the largest connected place above the threshold", _mask),
+        Render("masked", "the photo inside the mask", _masked),
+        Render(
+            "segmentation",
+            "segmentation: the strongest cluster of each patch, the clusters below in their colours, others "
+            "untinted",
+            _segmentation,
+        ),
+        Render("clusters", "each cluster on the photo"),
+    )
+}

@@ -13,18 +13,11 @@ from html import escape
 
 import numpy as np
 
-from .colours import CLUSTERS, DIVERGING, SEQUENTIAL, css_gradient
+from .colours import CLUSTERS, COLOUR_MAPS, DIVERGING, css_gradient
 from .methods import METHODS
+from .render import RENDERS
 from .results import Cluster, ExplainResult, Explanation, Heatmap, Picture, Prediction, TargetInfo
 
-CAPTIONS = {
-    "overlay": "the photo with the map laid over it",
-    "heatmap": "the map alone",
-    "mask": "mask: the largest connected place above the threshold",
-    "masked": "the photo inside the mask",
-    "segmentation": "segmentation: the strongest cluster of each patch, the clusters below in their colours, "
-    "others untinted",
-}
 SHARE_NOTE = (
     "Share: the part of the class evidence located in the cluster, in logits; the shares of all clusters of "
     "a stage and the bias sum to the logit. It says "
@@ -77,15 +70,13 @@ max-width:none}
 """
 
 
-def render_report(explained: ExplainResult, photo: Picture | None = None, colormap: str = "viridis") -> str:
-    """The page. photo: the picture itself, if it is to be shown beside the overlays; colormap: the one the
-    overlays were drawn with."""
-    return "".join(report_pieces(explained, photo, colormap))
+def render_report(explained: ExplainResult, colormap: str, photo: Picture | None = None) -> str:
+    """The page. colormap: the one that the overlays were drawn with. photo: the picture itself, if it is to
+    be shown beside the overlays."""
+    return "".join(report_pieces(explained, colormap, photo))
 
 
-def report_pieces(
-    explained: ExplainResult, photo: Picture | None = None, colormap: str = "viridis"
-) -> Iterator[str]:
+def report_pieces(explained: ExplainResult, colormap: str, photo: Picture | None = None) -> Iterator[str]:
     """The page of `render_report` in pieces, the largest of them one explanation."""
     image = explained.image
     top = explained.predictions[0] if explained.predictions else None
@@ -170,7 +161,7 @@ def _account(explanation: Explanation) -> str:
 
 
 def _drawn(explanation: Explanation, name: str, picture: Picture) -> str:
-    caption = CAPTIONS.get(name, name)
+    caption = RENDERS[name].caption
     if name == "mask" and explanation.mask:
         caption += f" ({explanation.mask.threshold:.2g} of the largest number)"
     return _figure(picture, name, caption, "bits" if name == "mask" else "")
@@ -188,7 +179,7 @@ def _scale(heat: Heatmap, colormap: str) -> str:
         if heat.units == "logit"
         else "relative: 1 is the strongest place of this picture"
     )
-    gradient = css_gradient(DIVERGING if heat.signed else SEQUENTIAL[colormap])
+    gradient = css_gradient(DIVERGING if heat.signed else COLOUR_MAPS[colormap].table)
     ticks = "".join(f"<span>{end}</span>" for end in ends)
     bar = (
         f'<div style="background:{gradient}" role="img" aria-label="colour bar from {ends[0]} to {ends[-1]}">'

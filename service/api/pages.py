@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -9,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 
+from ..colours import CLUSTERS, COLOUR_MAPS
 from . import reference
 
 STATIC = Path(__file__).with_name("static")
@@ -28,7 +30,7 @@ POLICY = (
 
 
 def install_demo(app: FastAPI) -> None:
-    """One route a file, so that every other path keeps its honest 404 and 405."""
+    """One route a file, so that every other path keeps its honest 404 and 405; colours.js is made here."""
 
     def serve(file: Path) -> Route:
         async def answer(request: Request) -> Response:
@@ -44,7 +46,22 @@ def install_demo(app: FastAPI) -> None:
             methods=["GET"],
         )
 
+    async def colours(request: Request) -> Response:
+        headers = {"Cache-Control": "no-cache", "Content-Security-Policy": POLICY}
+        return Response(colour_module(), media_type=TYPES[".js"], headers=headers)
+
     app.router.routes.extend(serve(file) for file in sorted(STATIC.rglob("*")) if file.is_file())
+    app.router.routes.append(Route("/colours.js", colours, methods=["GET"]))
+
+
+def colour_module() -> str:
+    """The page's colours as a JavaScript module, made from the tables that overlays are drawn with: rows of
+    rrggbb one after the other, the default colour map first."""
+    maps = [{"name": m.name, "note": m.note, "table": m.table.tobytes().hex()} for m in COLOUR_MAPS.values()]
+    return (
+        f"export const COLOUR_MAPS = {json.dumps(maps)};\n"
+        f"export const CLUSTERS = {json.dumps(CLUSTERS.tobytes().hex())};\n"
+    )
 
 
 def install_docs(app: FastAPI) -> None:

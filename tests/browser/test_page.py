@@ -13,6 +13,8 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
+from service.colours import COLOUR_MAPS
+
 DESKTOP, PHONE = (1280, 860), (390, 844)
 DELIVER = """([kind, bytes, type]) => {
   const data = new DataTransfer();
@@ -95,6 +97,22 @@ def test_the_sample_needs_no_photo_and_its_curl_line_runs_as_it_stands(
     (tmp_path / "sample.webp").write_bytes(page.request.get(f"{demo}sample.webp").body())
     told = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, check=True)
     assert json.loads(told.stdout)["predictions"][0]["label"] == page.locator("#answer").inner_text()
+
+
+def test_other_colours_are_painted_without_asking_the_server_again(page: Page, jpeg: bytes) -> None:
+    choose(page, jpeg)
+    explained(page)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    colours = page.get_by_label("Colours of the overlay")
+    assert colours.locator("option").all_inner_texts() == list(COLOUR_MAPS)
+    canvas = "document.querySelector('#overlay').toDataURL()"
+    before = page.evaluate(canvas)
+    colours.select_option("inferno")
+    assert page.evaluate(canvas) != before
+    assert "colormap=inferno" in page.locator("#curl").inner_text()
+    assert "rgb(252, 255, 164)" in page.locator("#ramp").evaluate("e => getComputedStyle(e).backgroundImage")
+    assert asked == []
 
 
 def test_another_class_and_a_contrast_are_asked_for_and_shown(page: Page, jpeg: bytes) -> None:

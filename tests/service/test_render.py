@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.colours import CLUSTERS, DIVERGING, SEQUENTIAL, css_gradient
-from service.render import UNSEEN, Canvas, fit
-from service.results import Picture
+from service.colours import CLUSTERS, COLOUR_MAPS, DIVERGING, css_gradient
+from service.render import RENDERS, UNSEEN, Canvas, Layers, fit
+from service.results import Heatmap, Picture
 
 
 def photo(width: int, height: int, value: int = 100) -> np.ndarray:
@@ -97,7 +98,7 @@ class TestGeometry:
     def test_and_is_grey_in_a_bare_heatmap(self):
         drawn = pixels(canvas(40, 30, (0, 6, 40, 24)).heatmap(np.ones((2, 2))))
         assert (drawn[[0, 5, 24, 29]] == UNSEEN).all()
-        assert (drawn[6:24] == SEQUENTIAL["viridis"][255]).all()
+        assert (drawn[6:24] == COLOUR_MAPS["viridis"].table[255]).all()
 
 
 class TestOverlay:
@@ -197,20 +198,18 @@ class TestSize:
 
 
 class TestColours:
-    @pytest.mark.parametrize(
-        ("name", "first", "middle", "last"),
-        [
-            ("viridis", (68, 1, 84), (33, 145, 140), (253, 231, 37)),
-            ("inferno", (0, 0, 4), (188, 55, 84), (252, 255, 164)),
-            ("magma", (0, 0, 4), (183, 55, 121), (252, 253, 191)),
-            ("cividis", (0, 34, 78), (125, 124, 120), (254, 232, 56)),
-        ],
-    )
-    def test_are_the_published_tables_and_get_lighter_all_the_way(
-        self, name: str, first: tuple, middle: tuple, last: tuple
-    ):
-        table = SEQUENTIAL[name]
-        assert [tuple(row) for row in table[[0, 128, 255]].tolist()] == [first, middle, last]
+    PUBLISHED: ClassVar[dict[str, list[tuple[int, int, int]]]] = {  # rows 0, 128 and 255
+        "viridis": [(68, 1, 84), (33, 145, 140), (253, 231, 37)],
+        "inferno": [(0, 0, 4), (188, 55, 84), (252, 255, 164)],
+        "magma": [(0, 0, 4), (183, 55, 121), (252, 253, 191)],
+        "cividis": [(0, 34, 78), (125, 124, 120), (254, 232, 56)],
+    }
+
+    @pytest.mark.parametrize("name", COLOUR_MAPS)
+    def test_are_the_published_tables_and_get_lighter_all_the_way(self, name: str):
+        assert COLOUR_MAPS[name].note
+        table = COLOUR_MAPS[name].table
+        assert [tuple(row) for row in table[[0, 128, 255]].tolist()] == self.PUBLISHED[name]
         lightness = (table / 255.0) ** 2.2 @ (0.2126, 0.7152, 0.0722)
         assert (np.diff(np.convolve(lightness, np.ones(5) / 5, "valid")) > 0).all()
 
@@ -224,4 +223,21 @@ class TestColours:
         assert apart.min() > 60
 
     def test_make_a_bar_for_a_page(self):
-        assert css_gradient(SEQUENTIAL["viridis"], 3) == "linear-gradient(to right,#440154,#21918c,#fde725)"
+        assert (
+            css_gradient(COLOUR_MAPS["viridis"].table, 3)
+            == "linear-gradient(to right,#440154,#21918c,#fde725)"
+        )
+
+
+class TestRenders:
+    @pytest.mark.parametrize("name", [name for name, row in RENDERS.items() if row.draw])
+    def test_each_draws_what_there_is_and_nothing_where_there_is_nothing(self, name: str):
+        canvas = Canvas(np.full((8, 8, 3), 90, np.uint8), (0, 0, 8, 8), (8, 8), fmt="png")
+        heat = Heatmap(np.eye(2, dtype=np.float32), signed=False, units="relative")
+        draw = RENDERS[name].draw
+        assert draw is not None
+        drawn = draw(canvas, Layers(heat, np.eye(2, dtype=bool), np.eye(2, dtype=int)))
+        assert drawn is not None
+        assert (drawn.width, drawn.height) == (8, 8)
+        assert draw(canvas, Layers()) is None
+        assert RENDERS[name].caption

@@ -81,7 +81,7 @@ class Page(HTMLParser):
 
 
 def test_is_one_file_without_scripts_or_other_hosts():
-    text = render_report(ANSWER, DOT)
+    text = render_report(ANSWER, "viridis", DOT)
     page = Page(text)
     assert page.addresses
     assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
@@ -91,7 +91,7 @@ def test_is_one_file_without_scripts_or_other_hosts():
 
 
 def test_says_what_the_model_said_and_how_it_adds_up():
-    text = Page(render_report(ANSWER)).text
+    text = Page(render_report(ANSWER, "viridis")).text
     for said in (
         "golf ball, 97.0 %",
         "church",
@@ -105,29 +105,29 @@ def test_says_what_the_model_said_and_how_it_adds_up():
 
 
 def test_the_colour_bar_has_ends_and_units():
-    assert "1.4 against" in Page(render_report(ANSWER)).text
-    assert "logits each patch adds" in render_report(ANSWER)
+    assert "1.4 against" in Page(render_report(ANSWER, "viridis")).text
+    assert "logits each patch adds" in render_report(ANSWER, "viridis")
     relative = replace(
         CAM_ANSWER,
         method=METHODS["focus"].info(),
         completeness=None,
         heatmap=Heatmap(np.eye(2, dtype=np.float32), False, "relative"),
     )
-    text = render_report(replace(ANSWER, explanations=(relative,)), colormap="inferno")
+    text = render_report(replace(ANSWER, explanations=(relative,)), "inferno")
     assert "relative: 1 is the strongest place" in text
     assert "#fcffa4" in text
     assert "does not add up to the logit" in text
 
 
 def test_clusters_come_sorted_by_share():
-    text = Page(render_report(ANSWER)).text
+    text = Page(render_report(ANSWER, "viridis")).text
     assert text.index("+1.200") < text.index("-0.400")
     assert "11.0 %" in text
 
 
 def test_a_contrast_names_both_classes():
     against = replace(CAM_ANSWER, contrast=TargetInfo("church", 4, 2.0, 0.0))
-    text = Page(render_report(replace(ANSWER, explanations=(against,)))).text
+    text = Page(render_report(replace(ANSWER, explanations=(against,)), "viridis")).text
     assert "Why “golf ball”, and not “church”?" in text
     assert "difference of the two logits" in text
 
@@ -141,7 +141,7 @@ def test_grouping_is_not_sold_as_a_reason():
         {"segmentation": DOT},
         clusters=tuple(replace(c, share=None) for c in CLUSTERS),
     )
-    text = Page(render_report(replace(ANSWER, explanations=(alone,)))).text
+    text = Page(render_report(replace(ANSWER, explanations=(alone,)), "viridis")).text
     assert "What the model groups together" in text
     assert "no reason for the prediction" in text
     assert "Why" not in text
@@ -155,7 +155,9 @@ def test_warnings_fallbacks_masks_and_effects_are_told():
         mask=MaskInfo(0.3, None),
         clusters=tuple(replace(c, effect=0.0125) for c in CLUSTERS),
     )
-    text = Page(render_report(replace(ANSWER, warnings=("cropped a little",), explanations=(told,)))).text
+    text = Page(
+        render_report(replace(ANSWER, warnings=("cropped a little",), explanations=(told,)), "viridis")
+    ).text
     for said in ("cropped a little", "no explain.onnx", "0.3 of the largest number", "+0.0125"):
         assert said in text
 
@@ -170,7 +172,8 @@ def test_labels_cannot_become_markup(label: str):
                 predictions=(Prediction(label, 8, 1.0, 9.1),),
                 warnings=(label,),
                 explanations=(named,),
-            )
+            ),
+            "viridis",
         )
     )
     assert page.text.count(label) >= 4
@@ -180,4 +183,7 @@ def test_labels_cannot_become_markup(label: str):
 
 def test_a_blank_map_and_no_predictions_still_make_a_page():
     blank = replace(CAM_ANSWER, heatmap=Heatmap(np.zeros((2, 2), np.float32), False, "relative"), clusters=())
-    assert "No prediction" in Page(render_report(replace(ANSWER, predictions=(), explanations=(blank,)))).text
+    assert (
+        "No prediction"
+        in Page(render_report(replace(ANSWER, predictions=(), explanations=(blank,)), "viridis")).text
+    )

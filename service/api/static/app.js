@@ -8,7 +8,7 @@ const $ = (id) => document.getElementById(id);
 const TOP_CLUSTERS = 8;
 
 // What is asked now. target and contrast are class ids as text, or "" for the server's choice.
-const question = { model: "", target: "", contrast: "", method: "", stage: "", top_clusters: TOP_CLUSTERS };
+const question = { model: "", target: "", contrast: "", method: "", stage: "", colormap: "", top_clusters: TOP_CLUSTERS };
 let photo = null; // the File that is shown
 let models = new Map();
 let running = null; // the AbortController of the question under way
@@ -168,6 +168,12 @@ function listen() {
     picture.setOpacity(target.value / 100);
     $("opacity-value").textContent = `${target.value} %`;
   });
+  $("colours").addEventListener("change", ({ target }) => {
+    question.colormap = target.value; // the page paints by itself: only the report and the curl line need it
+    view.showColour(target.value);
+    picture.setColours(target.value);
+    $("curl").textContent = api.curl(question, photo);
+  });
   $("copy").addEventListener("click", copyCurl);
   $("save").addEventListener("click", () => download(savePicture, "explained.png"));
   $("report").addEventListener("click", () => download(() => api.report(question, photo), "report.html"));
@@ -196,4 +202,5 @@ async function start() {
 }
 
 listen();
+view.showColours();
 start();

@@ -1,12 +1,9 @@
 // Numbers to pixels: decodes the arrays of an answer, enlarges them and colours them. Pure functions, no page.
 
-const VIRIDIS =
-  "440154470d6048186a482374472d7b4537814240863e49893b528b375b8d33638d2f6b8e2c728e297a8e26828e23898e21918c1f978b" +
-  "1f9f8821a68527ad8131b57b3dbc744cc26c5cc8636ece5881d34d95d840aadc32c0df25d5e21aeae51afde725";
+import { CLUSTERS, COLOUR_MAPS } from "./colours.js"; // made by the server from its own tables
+
 const AGAINST = [33, 113, 201];
 const FOR = [245, 118, 12];
-// Okabe and Ito's colours, told apart by everyone.
-const CATEGORIES = [[230, 159, 0], [86, 180, 233], [0, 158, 115], [240, 228, 66], [0, 114, 178], [213, 94, 0], [204, 121, 167], [255, 255, 255]];
 
 const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
@@ -66,18 +63,14 @@ export function enlarge({ rows, columns, values }, width, height) {
   return out;
 }
 
-// A colour table of 256 rows from evenly spaced stops, "rrggbb" one after the other.
-function table(stops) {
-  const channel = (i, c) => parseInt(stops.slice(6 * i + 2 * c, 6 * i + 2 * c + 2), 16);
-  const last = stops.length / 6 - 1;
-  return Array.from({ length: 256 }, (_, row) => {
-    const at = Math.min((row / 255) * last, last - 1e-6);
-    const i = Math.floor(at);
-    return [0, 1, 2].map((c) => channel(i, c) + (at - i) * (channel(i + 1, c) - channel(i, c)));
-  });
-}
+// "rrggbb" one after the other → rows of [red, green, blue].
+const rows = (text) => text.match(/../g).map((byte) => parseInt(byte, 16)).reduce((all, value, i) => (i % 3 ? all.at(-1).push(value) : all.push([value]), all), []);
 
-const SEQUENTIAL = table(VIRIDIS);
+const TABLES = new Map(COLOUR_MAPS.map(({ name, table }) => [name, rows(table)]));
+const CATEGORIES = rows(CLUSTERS);
+
+/** A CSS gradient of a colour map, from no relevance to the strongest. */
+export const ramp = (name) => `linear-gradient(90deg, ${TABLES.get(name).filter((_, i) => i % 51 === 0).map((colour) => `rgb(${colour})`).join(", ")})`;
 
 function paint(width, height, colourAt) {
   const image = new ImageData(width, height);
@@ -85,14 +78,14 @@ function paint(width, height, colourAt) {
   return image;
 }
 
-/** A heatmap as a layer, as strong as its numbers: where nothing matters the photo stays as it was. Signed: orange speaks for, blue against. */
-export function heatLayer(map, signed, width, height) {
+/** A heatmap as a layer, as strong as its numbers: where nothing matters the photo stays as it was. Signed: orange speaks for, blue against; else in the colour map `colours`. */
+export function heatLayer(map, signed, colours, width, height) {
   const values = enlarge(map, width, height);
   const most = map.values.reduce((largest, value) => Math.max(largest, Math.abs(value)), 0) || 1;
   return paint(width, height, (i) => {
     const strength = Math.min(1, Math.max(0, signed ? Math.abs(values[i] / most) : values[i] / most));
     if (signed) return [...(values[i] < 0 ? AGAINST : FOR), 255 * strength];
-    return [...SEQUENTIAL[Math.round(255 * strength)], 255 * strength];
+    return [...TABLES.get(colours)[Math.round(255 * strength)], 255 * strength];
   });
 }
 

@@ -1,5 +1,6 @@
 // The photo on the page with its layers: a heatmap under a slider, and one cluster lit while a patch is pointed at.
 
+import { COLOUR_MAPS } from "./colours.js";
 import { decodeMap, decodeSegmentation, heatLayer, segmentationLayer, spotlight } from "./heatmap.js";
 
 const CANVAS = 1280; // long side of the canvas at most, in its own pixels
@@ -21,6 +22,7 @@ export class Picture {
     this.canvas = element.querySelector("canvas");
     this.onPoint = onPoint;
     this.opacity = 0.7;
+    this.colours = COLOUR_MAPS[0].name;
     this.clear();
     element.addEventListener("pointermove", (event) => this.point(this.patchAt(event)));
     element.addEventListener("pointerdown", (event) => this.press(event));
@@ -30,7 +32,7 @@ export class Picture {
   }
 
   clear() {
-    Object.assign(this, { heat: null, segmentation: null, maps: new Map(), lights: new Map(), lit: null, patch: null });
+    Object.assign(this, { heat: null, paintHeat: null, segmentation: null, maps: new Map(), lights: new Map(), lit: null, patch: null });
   }
 
   /** Shows `url`; rejects where the browser cannot draw it. */
@@ -54,7 +56,8 @@ export class Picture {
     if (segmentation) this.segmentation = decodeSegmentation(segmentation);
     for (const { cluster, heatmap: map } of clusters) if (map) this.maps.set(cluster, decodeMap(map));
     if (heatmap) {
-      this.heat = asCanvas(heatLayer(decodeMap(heatmap), heatmap.signed, ...size));
+      this.paintHeat = () => asCanvas(heatLayer(decodeMap(heatmap), heatmap.signed, this.colours, ...size));
+      this.heat = this.paintHeat();
     } else if (segmentation) {
       this.heat = asCanvas(segmentationLayer(this.segmentation, clusters.map(({ cluster }) => cluster)));
     }
@@ -69,6 +72,13 @@ export class Picture {
 
   setOpacity(value) {
     this.opacity = value;
+    this.draw();
+  }
+
+  /** Shows the heatmap in another colour map. */
+  setColours(name) {
+    this.colours = name;
+    if (this.paintHeat) this.heat = this.paintHeat();
     this.draw();
   }
 

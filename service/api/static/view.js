@@ -1,5 +1,8 @@
 // Writes an answer into the page. Knows the page's elements and the answer's fields, asks for nothing and keeps nothing.
 
+import { COLOUR_MAPS } from "./colours.js";
+import { ramp } from "./heatmap.js";
+
 const $ = (id) => document.getElementById(id);
 
 function element(tag, properties = {}, ...children) {
@@ -90,6 +93,17 @@ export function showStages(stages, chosen) {
   $("stage").value = String(chosen);
 }
 
+/** The colour maps to choose from. */
+export function showColours() {
+  $("colours").replaceChildren(...COLOUR_MAPS.map(({ name, note }) => Object.assign(new Option(name, name), { title: note })));
+  showColour(COLOUR_MAPS[0].name);
+}
+
+/** The legend in this colour map. */
+export function showColour(name) {
+  $("ramp").style.setProperty("--ramp", ramp(name));
+}
+
 /** What the map shows, what it adds up to, and the warnings. methods: as `/models` describes them. */
 export function showExplanation({ method, completeness, heatmap, contrast, target }, warnings, methods) {
   const { label, note } = methods.find(({ name }) => name === method.name);
@@ -99,7 +113,8 @@ export function showExplanation({ method, completeness, heatmap, contrast, targe
     const { min, max, units } = heatmap.scale;
     const most = Math.max(max, -min);
     const inLogits = units === "logit";
-    $("ramp").className = heatmap.signed ? "ramp signed" : "ramp";
+    $("ramp").classList.toggle("signed", heatmap.signed);
+    $("colours").hidden = heatmap.signed;
     $("legend-min").textContent = heatmap.signed ? (inLogits ? `−${number(most)}` : "against") : "little";
     $("legend-max").textContent = heatmap.signed ? (inLogits ? `+${number(most)} logit` : "in favour") : "much";
   }

@@ -3,11 +3,13 @@ browser, in tests/browser."""
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 
 from service.api.pages import STATIC
+from service.colours import COLOUR_MAPS, DEFAULT_COLOUR_MAP
 
 
 @pytest.mark.parametrize("file", sorted(p.name for p in STATIC.iterdir()))
@@ -43,3 +45,14 @@ def test_the_reference_runs_no_script(client):
     answer = client.get("/docs")
     assert "<script" not in answer.text
     assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+def test_the_page_has_its_colours_from_the_server_s_tables(client):
+    answer = client.get("/colours.js")
+    assert answer.headers["content-type"].startswith("text/javascript")
+    maps = json.loads(re.findall(r"COLOUR_MAPS = (.*);", answer.text)[0])
+    assert maps == [
+        {"name": row.name, "note": row.note, "table": row.table.tobytes().hex()}
+        for row in COLOUR_MAPS.values()
+    ]
+    assert maps[0]["name"] == DEFAULT_COLOUR_MAP

@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 
+from service.colours import COLOUR_MAPS, DEFAULT_COLOUR_MAP, css_gradient
+
 
 def b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
@@ -255,3 +257,11 @@ def test_server_timing_repeats_the_timings(client, jpeg):
     timings = answer.json()["timings_ms"]
     given = dict(item.split(";dur=") for item in answer.headers["server-timing"].split(", "))
     assert {name: float(value) for name, value in given.items()} == pytest.approx(timings, abs=1e-3)
+
+
+@pytest.mark.parametrize("colormap", [None, *COLOUR_MAPS])
+def test_the_report_s_colour_bar_is_that_of_its_overlays(client, jpeg, colormap):
+    query = f"?colormap={colormap}" if colormap else ""
+    page = client.post(f"/explain{query}", content=jpeg, headers={"Accept": "text/html"}).text
+    shown = {name for name, row in COLOUR_MAPS.items() if css_gradient(row.table) in page}
+    assert shown == {colormap or DEFAULT_COLOUR_MAP}
