@@ -123,10 +123,10 @@ class MaskInfo:
 
 @dataclass(frozen=True)
 class Cluster:
-    """One cluster of one stage. share: part of the class evidence located in it (None for class-agnostic
-    answers); area: part of the picture where it is the strongest; effect: first-order change of the logit per
-    unit of attention bias, if computed; overlay: its heatmap on the picture; values: (H_s, W_s) float32,
-    P(cluster | patch), 0 to 1."""
+    """One cluster of one stage. share: part of the class evidence located in it, in logits; area: part of
+    the picture where it is the strongest; effect: first-order change of the logit per unit of attention
+    bias, if computed; overlay: its heatmap on the picture; values: (H_s, W_s) float32, P(cluster | patch),
+    0 to 1."""
 
     stage: int
     cluster: int

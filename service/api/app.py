@@ -87,9 +87,9 @@ def _cors(origins: list[str]) -> Middleware:
 
 def _endpoints() -> tuple[list[str], list[str]]:
     """The paths of the routes: those that do work, and those that only tell something."""
-    found = [route for part in PARTS for route in part.router.routes if isinstance(route, APIRoute)]
-    jobs = [route.path for route in found if "POST" in (route.methods or ())]
-    return jobs, [route.path for route in found if route.path not in jobs]
+    routed = [route for part in PARTS for route in part.router.routes if isinstance(route, APIRoute)]
+    jobs = [route.path for route in routed if "POST" in (route.methods or ())]
+    return jobs, [route.path for route in routed if route.path not in jobs]
 
 
 @asynccontextmanager

@@ -28,18 +28,18 @@ _DATA = "UklGRiIAAABXRUJQVlA4IBYAAAAwAQCdASoBAAEADsD+JaQAA3AAAAAA"
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of an operation that can answer these statuses."""
-    found: dict[int | str, dict[str, Any]] = {}
+    responses: dict[int | str, dict[str, Any]] = {}
     for status in sorted({*statuses, *EVERYWHERE}):
         titles = ", ".join(row.title for row in STATUS.values() if row.status == status)
-        found[status] = {"model": Problem, "description": titles}
+        responses[status] = {"model": Problem, "description": titles}
         if status == 503:
-            found[status]["headers"] = {
+            responses[status]["headers"] = {
                 "Retry-After": {
                     "description": "Seconds to wait before the same request may succeed.",
                     "schema": {"type": "integer"},
                 }
             }
-    return found
+    return responses
 
 
 def failures(kind: type[BaseModel], *statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -167,10 +167,10 @@ def install(app: FastAPI, bodies: tuple[type[BaseModel], ...]) -> None:
             for path, operations in made["paths"].items():
                 for operation in operations.values():
                     _complete(path, operation)
-            _, found = models_json_schema(
+            _, bodies_schema = models_json_schema(
                 [(body, "validation") for body in bodies], ref_template="#/components/schemas/{model}"
             )
-            made["components"]["schemas"].update(found["$defs"])
+            made["components"]["schemas"].update(bodies_schema["$defs"])
             made["components"]["securitySchemes"] = KEYS
             made["security"] = [{}, *({name: []} for name in KEYS)]
             app.openapi_schema = made

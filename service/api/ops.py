@@ -110,7 +110,10 @@ class ModelInfo(BaseModel):
     variant: str = Field(description="The architecture.", examples=["pacavit_tiny_p2cconv_100_0"])
     provider: str = Field(description="The execution provider really in use.", examples=["cpu"])
     precision: str = Field(description="fp32, fp16 or int8.", examples=["fp32"])
-    sha256: str = Field(description="Of the model file.", examples=["9f86d081884c7d65"])
+    sha256: str = Field(
+        description="Of the model file.",
+        examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"],
+    )
     input: Input
     stages: list[Stage]
     methods: list[str] = Field(

@@ -2,7 +2,7 @@
 seconds before the app ever sees it.
 
 A request head has 5 seconds, 16 KiB of headers and 8 KiB of address; a connection that is silent, does not
-read its answer or keeps sending after it is closed. Bodies are `uploads`' business. Refusals are problem
+read its answer or keeps sending after it is closed. `uploads` bounds bodies. Refusals are problem
 documents; after one the connection lingers, so that the client can read it.
 """
 

@@ -102,7 +102,11 @@ class Completeness(Wire):
 class Scale(Wire):
     min: float = Field(description="Smallest value of the map.", examples=[-0.2])
     max: float = Field(description="Largest value of the map.", examples=[1.4])
-    units: str = Field(description="`logit` for complete maps, else `relative`.", examples=["logit"])
+    units: str = Field(
+        description="`logit` for complete maps. `relative` for others: only their order means something; "
+        "of a cluster's map the values are probabilities.",
+        examples=["logit"],
+    )
 
 
 class Heatmap(Wire):
@@ -147,7 +151,8 @@ class Cluster(Wire):
     cluster: int = Field(description="Its number in that stage, from 0.", examples=[17])
     share: float | None = Field(
         None,
-        description="Part of the class evidence located in it; absent where no class is explained.",
+        description="Part of the class evidence located in it, in logits; the shares of all clusters of a "
+        "stage and the bias sum to the target's logit.",
         examples=[0.31],
     )
     area: float = Field(
@@ -165,7 +170,8 @@ class Cluster(Wire):
     overlay: Picture | None = Field(None, description="Its heatmap on the picture.")
     heatmap: Heatmap | None = Field(
         None,
-        description="With arrays=f16: its assignment over the patches of its stage, relative to its maximum.",
+        description="With arrays=f16: P(cluster | patch) over the patches of its stage, 0 to 1; over all "
+        "clusters it sums to 1 at each patch.",
     )
 
 
@@ -182,7 +188,10 @@ class Segmentation(Wire):
 class Explanation(Wire):
     """Why one class."""
 
-    target: Target | None = Field(None, description="The explained class; absent for class-agnostic methods.")
+    target: Target | None = Field(
+        None,
+        description="The explained class; for methods of no class the one whose evidence `share` counts.",
+    )
     contrast: Target | None = Field(None, description="The class it is held against, if one was asked for.")
     method: Method
     completeness: Completeness | None = Field(None, description="Only for methods that are complete.")

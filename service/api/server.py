@@ -109,7 +109,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Starts the shutdown; a second SIGINT ends it. Not remembered, so that the exit code is 0 and not
-        the signal's."""
+        that of the signal."""
         if sig == signal.SIGINT and self._worker:
             return  # a terminal's Ctrl-C reaches every process; the supervisor decides
         if self._stop_at is not None:

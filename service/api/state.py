@@ -35,5 +35,5 @@ class State:
 
 def state(app: FastAPI) -> State:
     """The app's state."""
-    found: State = app.state.paca
-    return found
+    shared: State = app.state.paca
+    return shared
