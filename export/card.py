@@ -59,6 +59,7 @@ def card(files: Sequence[ModelFile], data: str | None) -> str:
             ("file", "precision", "MiB"),
             ((f.name, f.manifest.precision, f"{f.size / 2**20:.1f}") for f in files),
         ),
+        *(["`explain.onnx` goes with them: gradient maps of any class."] if manifest.explain else []),
         "## What was checked before it was written",
         _table(("file", "check", "result"), (row for f in files for row in _checks(f))),
         "## What it is worth",
@@ -96,6 +97,6 @@ def _table(head: tuple[str, ...], rows: Any) -> str:
 def _cell(value: Any) -> str:
     """A value for people that cannot break the table or the page."""
     text = readable(value)
-    for sign in "\\|<>`*_[]":
+    for sign in "\\|<>`*[]":
         text = text.replace(sign, "\\" + sign) if text != "---" else text
     return " ".join(text.split())

@@ -187,6 +187,7 @@ def test_differences_no_larger_than_float32s_own_are_allowed(
     model: PaCaViT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: tuple[Path, dict]
 ):
     monkeypatch.setattr(gradients, "TOLERANCE", 1e-9)  # below what float32 can hold
+    monkeypatch.setattr(rounding, "FACTOR", 40)  # at such sizes one lucky sum of the processor decides
     errors = gradients.verify(model, 1, written[0], (1, 3))
     assert 1e-9 < max(errors.values()) < 1e-4
     monkeypatch.setattr(rounding, "FACTOR", 0)

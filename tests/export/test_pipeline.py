@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import inspect
 import io
 import resource
 from pathlib import Path
@@ -18,7 +19,16 @@ from export.attention_node import node_counts
 from export.errors import ExportError
 from export.paca import PaCaConfig, PaCaViT, StageConfig
 from export.paca.model import attend_explicit
-from export.pipeline import Format, Request, Source, explain_stage, export_model, load_source, run
+from export.pipeline import (
+    Format,
+    Request,
+    Source,
+    default_name,
+    explain_stage,
+    export_model,
+    load_source,
+    run,
+)
 from export.trace import trace
 from export.verify import VerificationError, check_structure
 from service.engine import Device, Engine, GradientEngine
@@ -249,9 +259,38 @@ def test_bad_requests_end_in_one_line_and_write_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_name_is_taken_from_the_repository_folder(tmp_path: Path) -> None:
-    assert load_source(Request("paca_small_128", out=tmp_path / "pets" / "1" / "model.onnx")).name == "pets"
-    assert load_source(Request("paca_small_128", out=tmp_path / "model.onnx")).name == "paca_small_128"
+@pytest.mark.parametrize(
+    ("variant", "checkpoint", "out", "name"),
+    [
+        ("paca_small_128", None, "pets/1/model.onnx", "pets"),
+        ("paca_small_128", None, "model.onnx", "paca_small_128"),
+        ("auto", "runs/flowers.safetensors", "pets/1/model.onnx", "pets"),
+        ("auto", "runs/flowers.safetensors", "model.onnx", "flowers"),
+        ("auto", "runs/mine/model.safetensors", "model.onnx", "paca_small_128"),
+        ("auto", "best.pth", "model.onnx", "paca_small_128"),
+        ("paca_small_128", "runs/flowers.safetensors", "model.onnx", "paca_small_128"),
+    ],
+)
+def test_a_model_without_a_name_gets_a_telling_one(
+    tmp_path: Path, variant: str, checkpoint: str | None, out: str, name: str
+) -> None:
+    request = Request(variant, checkpoint=Path(checkpoint) if checkpoint else None, out=tmp_path / out)
+    assert default_name(request, "paca_small_128") == name
+    assert default_name(dataclasses.replace(request, name="roses"), "paca_small_128") == "roses"
+
+
+def test_pictures_of_other_channels_are_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"toy takes pictures of 4 channels; only 3 \(RGB\) are served"):
+        export_model(Source(network(in_channels=4), "toy", ("a", "b", "c")), tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_takes_more_than_six_parameters_by_position() -> None:
+    for part in (Request, Source, Format, export_model, run, load_source):
+        by_position = [
+            p for p in inspect.signature(part).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD
+        ]
+        assert len(by_position) <= 6, part
 
 
 @pytest.fixture
