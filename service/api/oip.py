@@ -16,8 +16,6 @@ from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, Response
 
 from .. import __version__
-from ..dataplane import InferRequest, OutputRequest
-from ..errors import MalformedRequest
 from . import openapi
 from .context import context
 from .serialise import PiecewiseResponse, off_loop
@@ -28,6 +26,7 @@ from .tensors import (
     RequestedOutput,
     binary_outputs,
     check_json_size,
+    infer_request,
     read_request,
     write_response,
 )
@@ -152,18 +151,16 @@ async def infer(request: Request) -> Response:
     body = await read_body(request.headers, request.receive, app.max_body)
     call.bytes_in = len(body)
     wire, tensors = await off_loop(len(body), read_request, body, request.headers.get(HEADER))
-    if set(tensors) != {"image"}:
-        raise MalformedRequest("the model takes one input, named 'image'")
-    image, requested = tensors["image"], wire.outputs
+    job = infer_request(name, version, wire, tensors)
+    requested = wire.outputs
     if requested is None:
         requested = [RequestedOutput(name=output) for output in predictor.outputs]
     binary = binary_outputs(wire, requested)
     sizes = [predictor.outputs.get(o.name, []) for o in requested if o.name not in binary]
-    check_json_size(math.prod(np.shape(image)[:1]), sizes)
+    check_json_size(math.prod(np.shape(job.image)[:1]), sizes)
     call.deadline = time.monotonic() + app.settings.deadline_ms / 1000
     call.gone = lambda: disconnected(request.receive)
-    outputs = tuple(OutputRequest(output.name, output.best) for output in requested)
-    result = await app.plane.infer(InferRequest(name, version, image, outputs), call)
+    result = await app.plane.infer(job, call)
     size = sum(8 * len(v) if isinstance(v, list) else v.nbytes for v in result.outputs.values())
     pieces, head = await off_loop(size, write_response, name, wire.id, result, binary)
     if head is None:

@@ -11,12 +11,13 @@ import base64
 import binascii
 import math
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..dataplane import InferResult
+from ..dataplane import InferRequest, InferResult, OutputRequest
 from ..errors import EngineFailure, MalformedRequest
 from .serialise import join, numbers
 from .uploads import load_json
@@ -34,6 +35,7 @@ MAX_JSON_VALUES = 500_000  # of a request; reading them holds the interpreter fo
 MAX_JSON_BYTES = 64 << 20  # of a response
 BYTES_A_VALUE = 20  # of float32 as JSON writes it, its comma included
 Values = dict[str, str | bool | int | float]
+Tensors = Mapping[str, np.ndarray | list[bytes]]  # by input name
 
 
 class Part(BaseModel):
@@ -111,13 +113,7 @@ def read_request(
                 "Inference-Header-Content-Length must be the number of bytes of the JSON part of the body"
             )
         head = int(header_length)
-    try:
-        request = InferenceRequest.model_validate(load_json(body[:head], MAX_JSON_VALUES))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        raise MalformedRequest(
-            f"the inference request is not valid: {'.'.join(map(str, first['loc']))[:80]}: {first['msg']}"
-        ) from None
+    request = validated(load_json(body[:head], MAX_JSON_VALUES))
     raw = memoryview(body)[head:]
     tensors: dict[str, np.ndarray | list[bytes]] = {}
     for given in request.inputs:
@@ -125,7 +121,7 @@ def read_request(
             raise MalformedRequest(f"the input {given.name!r} is given twice")
         size = given.parameters.get("binary_data_size")
         if size is None:
-            tensors[given.name] = _from_json(given)
+            tensors[given.name] = from_values(given)
         else:
             if (
                 given.data is not None
@@ -136,11 +132,34 @@ def read_request(
                 raise MalformedRequest(
                     f"the input {given.name!r} must have either data or a binary_data_size within the body"
                 )
-            tensors[given.name] = _from_bytes(given, raw[:size])
+            tensors[given.name] = from_bytes(given, raw[:size])
             raw = raw[size:]
     if len(raw):
         raise MalformedRequest(f"{len(raw)} bytes follow the last tensor")
     return request, tensors
+
+
+def validated(document: object) -> InferenceRequest:
+    """A request of these members; MalformedRequest says the first that is wrong."""
+    try:
+        return InferenceRequest.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        raise MalformedRequest(
+            f"the inference request is not valid: {'.'.join(map(str, first['loc']))[:80]}: {first['msg']}"
+        ) from None
+
+
+def infer_request(
+    name: str, version: str | None, request: InferenceRequest, tensors: Tensors
+) -> InferRequest:
+    """What the data plane is to run. MalformedRequest where the inputs are not the one that models take."""
+    if set(tensors) != {"image"}:
+        raise MalformedRequest("the model takes one input, named 'image'")
+    requested = None
+    if request.outputs is not None:
+        requested = tuple(OutputRequest(output.name, output.best) for output in request.outputs)
+    return InferRequest(name, version, tensors["image"], requested)
 
 
 def _count(tensor: InputTensor) -> int:
@@ -157,7 +176,8 @@ def _dtype(tensor: InputTensor) -> np.dtype:
     return DTYPES[tensor.datatype]
 
 
-def _from_bytes(tensor: InputTensor, raw: memoryview) -> np.ndarray | list[bytes]:
+def from_bytes(tensor: InputTensor, raw: memoryview) -> np.ndarray | list[bytes]:
+    """A tensor of raw values, row-major and little-endian."""
     if tensor.datatype == "BYTES":
         items = []
         while len(raw):
@@ -176,14 +196,15 @@ def _from_bytes(tensor: InputTensor, raw: memoryview) -> np.ndarray | list[bytes
     return np.frombuffer(raw, dtype).reshape(tensor.shape)
 
 
-def _from_json(tensor: InputTensor) -> np.ndarray | list[bytes]:
+def from_values(tensor: InputTensor) -> np.ndarray | list[bytes]:
+    """A tensor of single values: numbers, of BYTES base64 texts (JSON) or bytes."""
     if tensor.data is None:
-        raise MalformedRequest(f"the input {tensor.name!r} has neither data nor binary_data_size")
+        raise MalformedRequest(f"the input {tensor.name!r} has no data of its datatype")
     if tensor.datatype == "BYTES":
         return _fitting(tensor, [_decoded(item, tensor.name) for item in _flat(tensor.data)])
     dtype = _dtype(tensor)
     if tensor.datatype == "FP16":
-        raise MalformedRequest("FP16 has no JSON form; send it as binary data")
+        raise MalformedRequest("FP16 has no form as single values; send it as raw bytes")
     try:
         values = np.array(tensor.data)
     except ValueError:
@@ -213,6 +234,8 @@ def _flat(data: list[Any]) -> list[Any]:
 
 def _decoded(text: object, name: str) -> bytes:
     try:
+        if isinstance(text, bytes):
+            return text
         if isinstance(text, str):
             return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -267,7 +290,7 @@ def write_response(
             datatype="BYTES" if is_text else "FP32",
         )
         if output in binary:
-            raw.append(_to_bytes(values))
+            raw.append(to_bytes(values))
             tensor.parameters = {"binary_data_size": len(raw[-1])}
         elif isinstance(values, list):
             tensor.data = [item.decode() for item in values]
@@ -295,7 +318,8 @@ def _opening(name: str, request_id: str | None, result: InferResult) -> bytes:
     return text.removesuffix(b"]}")
 
 
-def _to_bytes(values: np.ndarray | list[bytes]) -> bytes:
+def to_bytes(values: np.ndarray | list[bytes]) -> bytes:
+    """A tensor's values raw, as `from_bytes` takes them."""
     if isinstance(values, list):
         return b"".join(struct.pack("<I", len(item)) + item for item in values)
     return np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes()
