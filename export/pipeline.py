@@ -68,7 +68,7 @@ class Source:
     temperature: float = 1.0
     checkpoint_sha256: str | None = None
     _: KW_ONLY
-    accuracy: dict = dataclasses.field(default_factory=dict)
+    accuracy: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     data: str | None = None
 
@@ -109,11 +109,11 @@ class ExportReport:
     manifest: Manifest
     verification: Verification
     size: int
-    explain: dict | None
+    explain: dict[str, Any] | None
     explain_missing: str | None = None
     notes: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         m = self.manifest
         return {
             "file": self.path.name,
@@ -160,7 +160,7 @@ def run(request: Request, say: Say = lambda text: None) -> ExportReport:
 
 def load_source(request: Request) -> Source:
     """The network with its labels: from the checkpoint, or random weights where none is given."""
-    changes: dict = {"image_size": request.image_size} if request.image_size else {}
+    changes: dict[str, Any] = {"image_size": request.image_size} if request.image_size else {}
     try:
         labels = read_labels(request.labels) if request.labels else None
     except ValueError as error:
@@ -246,7 +246,7 @@ class _Written:
     draft: Draft
     manifest: Manifest
     verification: Verification
-    explain: dict | None
+    explain: dict[str, Any] | None
     explain_missing: str | None
     notes: tuple[str, ...]
 
@@ -369,7 +369,7 @@ def _reduced(full: _Written, precision: str, pictures: np.ndarray, say: Say) -> 
 
 def _int8(
     proto: onnx.ModelProto, manifest: Manifest, pictures: np.ndarray, say: Say
-) -> tuple[onnx.ModelProto, dict]:
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """The graph in 8 bits, and what was measured of it."""
     tensors = pictures if manifest.input == "uint8" else manifest.preprocessing.to_float(pictures)
     try:

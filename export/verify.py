@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -56,7 +57,7 @@ class Verification:
     tolerance: dict[str, float]
     near_ties: float = 0.0
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """For the manifest, whose table of outputs holds the tolerances."""
         return {name: value for name, value in asdict(self).items() if name != "tolerance"}
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from dataclasses import dataclass
+from typing import Any
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -110,11 +111,11 @@ class PaCaConfig:
             grids.append((height, width))
         return tuple(grids)
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict) -> PaCaConfig:
+    def from_dict(cls, values: dict[str, Any]) -> PaCaConfig:
         """The inverse of `to_dict`, also after a trip through JSON (lists for tuples)."""
         values = dict(values)
         values["stages"] = tuple(StageConfig(**stage) for stage in values["stages"])

@@ -43,7 +43,7 @@ def recognise(shapes: Shapes) -> tuple[PaCaConfig, tuple[str, ...]]:
     )
 
 
-def _fingerprint(config: PaCaConfig) -> tuple:
+def _fingerprint(config: PaCaConfig) -> tuple[object, ...]:
     """What tensors can tell of a config, bar the number of classes."""
     stages = tuple(
         (

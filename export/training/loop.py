@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -179,7 +180,7 @@ def fit(
     return run
 
 
-def out_of_patience(history: list[dict], patience: int) -> bool:
+def out_of_patience(history: list[dict[str, Any]], patience: int) -> bool:
     """Whether the last `patience` epochs brought no better held-out accuracy than some epoch before them."""
     if not patience or len(history) <= patience:
         return False

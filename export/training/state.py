@@ -34,7 +34,7 @@ class Run:
     epoch: int = 0
     seconds: float = 0.0
     best: float = 0.0
-    history: list[dict] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 def write(state: dict[str, Any], path: Path) -> None:
