@@ -1,4 +1,4 @@
-"""What is known of one request on its way through the HTTP layer: who it is, what happened to it. Written by
+"""What is known of one request on its way through HTTP or gRPC: who it is, what happened to it. Written by
 many, read by the log and the metrics."""
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ _TRACEPARENT = re.compile(
 
 @dataclass(kw_only=True)
 class Context(Call):
-    """One request and its `Call` of the data plane. started: `time.monotonic()` seconds. error: why it was
-    refused, if so."""
+    """One request and its `Call` of the data plane. started: `time.monotonic()` seconds. method, path,
+    client: as the wire says. status: of HTTP, also where gRPC answers. error: why it was refused, if so."""
 
     request_id: str
     trace_id: str | None
     started: float
+    method: str = ""
+    path: str = ""
+    client: str | None = None
     status: int = 0
     bytes_in: int = 0
     bytes_out: int = 0

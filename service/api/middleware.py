@@ -7,20 +7,18 @@ Plain ASGI, because a middleware that copies streams would hide a caller's hangi
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import problems
+from .access import record
 from .context import Context
-from .keys import OPEN_PATHS, ApiKeys
-from .logs import bounded
+from .keys import ApiKeys
 from .metrics import Metrics
 from .tracing import Annotate
 
-access = logging.getLogger("paca.access")
 log = logging.getLogger("paca.api")
 
 
@@ -47,11 +45,12 @@ class RequestMiddleware:
             return await self.app(scope, receive, send)
         headers = Headers(scope=scope)
         context = Context.of(headers)
-        method = scope["method"]
+        context.method, context.path = scope["method"], scope["path"]
+        context.client = (scope.get("client") or (None,))[0]
         scope["paca"] = context
         if self.root_path:
             scope["root_path"] = self.root_path
-        if method == "HEAD":  # in a copy: the server keeps its own scope, and so sends no body
+        if context.method == "HEAD":  # in a copy: the server keeps its own scope, and so sends no body
             scope = {**scope, "method": "GET"}
         answered = False
 
@@ -87,32 +86,6 @@ class RequestMiddleware:
                 await problems.response(error, scope)(scope, receive, stamped)
         finally:
             self.metrics.in_flight.dec()
-            self._record(scope, method, context)
-
-    def _record(self, scope: Scope, method: str, context: Context) -> None:
-        seconds = time.monotonic() - context.started
-        if self.annotate:
-            self.annotate(context)
-        template = getattr(scope.get("route"), "path", "")
-        self.metrics.request(template, context, seconds)
-        level = logging.DEBUG if template in OPEN_PATHS and context.status == 200 else logging.INFO
-        if access.isEnabledFor(level):
-            fields = {
-                "request_id": context.request_id,
-                "trace_id": context.trace_id,
-                "method": bounded(method),
-                "path": bounded(scope["path"]),
-                "status": context.status,
-                "ms": round(1000 * seconds, 2),
-                "bytes_in": context.bytes_in,
-                "bytes_out": context.bytes_out,
-                "client": (scope.get("client") or (None,))[0],
-                "model": context.model,
-                "pictures": context.pictures,
-                "reason": problems.kind_of(context.error) if context.error else None,
-            }
-            access.log(
-                level,
-                "request",
-                extra={"fields": {name: value for name, value in fields.items() if value not in (None, "")}},
-            )
+            if self.annotate:
+                self.annotate(context)
+            record(self.metrics, getattr(scope.get("route"), "path", ""), context)
