@@ -21,7 +21,7 @@ import numpy as np
 from service import images
 from service.artifact import Preprocessing
 from service.errors import PacaError, Unavailable
-from service.folders import LeftOut, normal, sub_folders, walk
+from service.folders import LeftOut, readable, sub_folders, walk
 
 Source = bytes | np.ndarray | Path  # an encoded file, pixels (H, W, 3) uint8, or where a file is
 How = Preprocessing | int  # a number is the side of the square to which whole pictures are stretched
@@ -99,7 +99,7 @@ def class_files(folder: Path, partial: bool = False) -> Files:
     allowed. DataError where there are not two classes, all with pictures; `partial`, where classes are known
     from elsewhere, is content with one."""
     folders = class_folders(folder, 1 if partial else 2)
-    classes = tuple(normal(path.name) for path in folders)
+    classes = tuple(readable(path.name) for path in folders)
     numbers = {path.name: number for number, path in enumerate(folders)}
     paths: list[Path] = []
     labels: list[int] = []
@@ -115,7 +115,7 @@ def class_files(folder: Path, partial: bool = False) -> Files:
             paths.append(item)
             labels.append(numbers[name.parts[0]])
     require_every_class(folder, classes, labels, partial)
-    names = tuple(path.relative_to(folder).as_posix() for path in paths)
+    names = tuple(readable(path.relative_to(folder).as_posix()) for path in paths)
     return Files(tuple(paths), np.array(labels, np.int64), classes, names, tuple(left_out))
 
 
@@ -148,14 +148,14 @@ def class_folders(folder: Path, at_least: int = 2) -> list[Path]:
             f"{folder} has only one class, {folders[0].name}; a classifier needs at least two "
             f"sub-folders{hint}"
         )
-    counts = Counter(normal(path.name) for path in folders)
+    counts = Counter(readable(path.name) for path in folders)
     if twice := [name for name, count in counts.items() if count > 1]:
         raise DataError(
             f"{folder} has two class folders named {twice[0]}, written in two forms of Unicode; put their "
             "pictures into one"
         )
     for path in folders:
-        if not _is_text(path.name):
+        if not _is_text(readable(path.name)):
             raise DataError(
                 f"{folder} has a class folder whose name is no UTF-8 text "
                 f"({path.name.encode(errors='replace')!r}); rename it"

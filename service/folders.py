@@ -101,6 +101,14 @@ def normal(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def readable(name: str) -> str:
+    """A file's name as text, whatever the machine's locale took its bytes for: UTF-8, where they are that."""
+    try:
+        return normal(os.fsencode(name).decode())
+    except UnicodeError:
+        return normal(name)
+
+
 def why_no_picture(path: Path) -> str | None:
     """The reason to leave a file out; None for a picture in an accepted format, as far as its first bytes
     tell."""
@@ -150,4 +158,4 @@ def _entries(folder: Path, root: Path, seen: set[tuple[int, int]]) -> Iterator[P
 
 
 def _order(name: str) -> tuple[str, str]:
-    return normal(name), name
+    return readable(name), name

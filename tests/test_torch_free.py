@@ -77,6 +77,30 @@ def test_export_says_which_extra_to_install_and_exits_2() -> None:
     assert "needs the extra 'export'" in done.stderr
 
 
+def test_an_exported_file_is_evaluated_without_torch(
+    tiny_repository: Path, jpeg: bytes, tmp_path: Path
+) -> None:
+    for name in ("red", "green"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        (tmp_path / "photos" / name / "1").write_bytes(jpeg)
+    model = tiny_repository / "tiny" / "1" / "model.onnx"
+    for extra in ([], ["--json"]):
+        arguments = ["paca", "evaluate", str(model), str(tmp_path / "photos"), "-o", str(tmp_path), *extra]
+        done = run(f"sys.argv = {arguments!r}\nfrom service.cli import main\nmain()")
+        assert done.returncode == 0, done.stderr[-2000:]
+    scores = json.loads(done.stdout)
+    assert scores["scores"]["pictures"] == 2
+    assert scores["accuracy_interval"][0] < 0.5 < scores["accuracy_interval"][1]
+    assert (tmp_path / "confusion.png").is_file()
+
+
+def test_a_checkpoint_needs_torch_and_the_hint_is_true(tmp_path: Path) -> None:
+    arguments = ["paca", "evaluate", "model.safetensors", str(tmp_path)]
+    done = run(f"sys.argv = {arguments!r}\nfrom service.cli import main\nmain()")
+    assert done.returncode == 2
+    assert "`make setup` or `pip install '.[export,cpu]'`" in done.stderr
+
+
 def test_help_lists_every_command_without_torch() -> None:
     done = run("sys.argv = ['paca', '--help']\nfrom service.cli import main\nmain()")
     assert done.returncode == 0

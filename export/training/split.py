@@ -116,7 +116,7 @@ def _recorded(pictures: Pictures, record: Path) -> np.ndarray:
     written = read_json(record)
     names = written.get("held_out") if isinstance(written, dict) else None
     chosen = {normal(str(name)) for name in names} if isinstance(names, list) else set()
-    return np.array([i for i, name in enumerate(pictures.names) if normal(name) in chosen], np.int64)
+    return np.array([i for i, name in enumerate(pictures.names) if name in chosen], np.int64)
 
 
 def _with_skipped(pictures: Pictures, skipped: tuple[str, ...]) -> Pictures:
@@ -163,7 +163,7 @@ def _copies_inside(pictures: Pictures, groups: np.ndarray) -> list[str]:
     """Copies in one folder, and those that stand in two classes."""
     order = np.argsort(groups, kind="stable")
     again = np.flatnonzero(groups[order][1:] == groups[order][:-1])
-    pairs = [(int(order[i]), int(order[i + 1])) for i in again]
+    pairs = sorted((int(order[i]), int(order[i + 1])) for i in again)
     if not pairs:
         return []
     named = [f"{pictures.names[a]} = {pictures.names[b]}" for a, b in pairs]

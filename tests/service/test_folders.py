@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.folders import HIDDEN, LeftOut, list_pictures, normal, sub_folders, summary, walk
+from service.folders import HIDDEN, LeftOut, list_pictures, normal, readable, sub_folders, summary, walk
 from service.images import accepted
 
 
@@ -92,6 +92,14 @@ def test_the_order_is_by_name_however_the_letters_are_written(tmp_path: Path, jp
         "éa.jpg",
         "éb.jpg",
     ]
+
+
+def test_a_name_is_read_as_utf_8_whatever_the_locale_took_it_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert readable("e\u0301") == "é"
+    assert readable(os.fsdecode(b"For\xeat")) == "For\udceat"
+    monkeypatch.setattr(os, "fsencode", lambda name: name.encode("latin-1"))  # as on a Latin-1 machine
+    assert readable("Ã\x84pfel") == "Äpfel"
+    assert readable("Forêt") == "Forêt"
 
 
 def test_a_folder_that_cannot_be_opened_is_named_and_the_walk_goes_on(

@@ -3,6 +3,7 @@ between."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from safetensors import safe_open
 from export.checkpoints import load
 from export.training.data import DataError
 from export.training.run import run
+
+COLOURS = ("blue", "green", "red")  # of class_folder
 
 
 def train(data: Path, out: Path, start_from: Path | None, **options: object) -> Path:
@@ -59,6 +62,65 @@ def test_a_finished_run_only_finalises_again(
     assert first.temperature == again.temperature
     assert all(torch.equal(t, again.model.state_dict()[name]) for name, t in first.model.state_dict().items())
     assert "going on after epoch 2" in capsys.readouterr().out
+
+
+def test_another_data_set_in_the_folder_of_a_run_is_refused(
+    class_folder: Callable[[int], Path], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    folder, out = class_folder(10), tmp_path / "run"
+    train(folder, out, tiny_checkpoint, epochs=1)
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    (folder / "red").rename(folder / "amber")
+    with pytest.raises(DataError, match=r"other classes \(it has red; this data has amber\)"):
+        train(folder, out, tiny_checkpoint, epochs=1)
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+
+
+def test_a_test_part_is_scored_at_the_end_and_a_guess_is_called_one(
+    class_folder: Callable[[int], Path],
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The pictures of the test part are in the wrong class folders, so nothing can be right but by chance."""
+    folder = class_folder(12)
+    for part, shift in (("Training", 0), ("valid", 0), ("TEST", 1)):
+        for i, name in enumerate(COLOURS):
+            here = tmp_path / "data" / part / COLOURS[(i + shift) % 3]
+            here.mkdir(parents=True)
+            for file in sorted((folder / name).iterdir()):
+                shutil.copy(file, here)
+    train(tmp_path / "data", tmp_path / "run", tiny_checkpoint, epochs=6)
+    text = capsys.readouterr().out
+    assert "36 pictures to train on, 36 held out, 3 classes" in text
+    assert "Training/ is trained on, valid/ is held out, TEST/ is scored once" in text
+    assert "36 of the 36 held-out pictures are trained on too" in text
+    assert "no better than a guess" in text
+    assert "not worth serving; to try it all the same:" in text
+    written = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert set(written) == {"training", "test", "accuracy_interval", "verdict"}
+    assert written["test"]["pictures"] == 36
+
+
+def test_class_names_of_any_language_survive_a_locale_that_is_not_utf_8(
+    class_folder: Callable[[int], Path], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = class_folder(6)
+    (folder / "red").rename(folder / "鯉 魚")
+    (folder / "blue").rename(folder / "Äpfel [grün]")
+    code = "import sys; sys.argv[0] = 'paca'; from service.cli import main; main()"
+    arguments = ["train", "folder", "-d", folder, "-o", tmp_path / "run", "--from", tiny_checkpoint]
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments, "--epochs", "1"],
+        env={**os.environ, **ascii_only, "PYTHONPATH": os.getcwd()},
+        capture_output=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"[gr" in done.stdout  # no markup
+    assert load(tmp_path / "run" / "model.safetensors").labels == ("green", "Äpfel [grün]", "鯉 魚")
+    assert "Äpfel [grün]/" in (tmp_path / "run" / "split.json").read_text(encoding="utf-8")
 
 
 def test_the_clustering_can_be_chosen(
