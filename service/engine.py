@@ -62,7 +62,8 @@ def _onnxruntime() -> Any:
         import onnxruntime
     except ModuleNotFoundError:
         raise CannotStart(
-            "ONNX Runtime is not installed; install one of the extras: paca-serve[cpu] or paca-serve[gpu]"
+            "ONNX Runtime is not installed: in the clone, run `make setup`, or `pip install '.[cpu]'` or "
+            "`pip install '.[gpu]'`, never both"
         ) from None
     if not hasattr(onnxruntime, "InferenceSession"):
         raise CannotStart(

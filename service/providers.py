@@ -44,7 +44,8 @@ ROWS = (  # in the order in which `auto` tries them
         max_batch=lambda macs: 16,
         io_binding=True,
         one_instance=True,
-        remedy="install paca-serve[gpu], check driver and CUDA libraries, or set PACA_PROVIDER=cpu",
+        remedy="run `pip install '.[gpu]'` in the clone, check driver and CUDA libraries, or set "
+        "PACA_PROVIDER=cpu",
     ),
     Provider(
         name="cpu",
@@ -54,7 +55,7 @@ ROWS = (  # in the order in which `auto` tries them
         max_batch=lambda macs: 4 if macs < SMALL_NETWORK_MACS else 1,
         io_binding=False,
         one_instance=False,
-        remedy="install paca-serve[cpu]",
+        remedy="run `pip install '.[cpu]'` in the clone",
     ),
 )
 PROVIDERS: dict[str, Provider] = {row.name: row for row in ROWS}

@@ -74,7 +74,11 @@ def command(
         print(json.dumps(found.to_dict(), ensure_ascii=False))
     else:
         rate = f"{found.images_per_second:.0f} pictures/s, {found.runs_on}, batch {found.batch}"
-        extra = {"precision of weights": found.precision, "speed": rate, **cluster_rows(found.clusters)}
+        extra = {
+            "precision of weights": found.precision,
+            "speed": rate,
+            **cluster_rows(found.clusters, found.scores),
+        }
         print_scores(console, f"{found.model} on {found.data}", found.scores, extra)
         for line in judge(found.scores).lines:
             say(line)

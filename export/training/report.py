@@ -40,11 +40,12 @@ def print_scores(console: Console, title: str, scores: Scores, extra: dict[str, 
     console.print(_confusion_table(scores))
 
 
-def cluster_rows(clusters: dict[str, Any]) -> dict[str, str]:
-    """The measures of the clusters as rows of a table."""
+def cluster_rows(clusters: dict[str, Any], scores: Scores) -> dict[str, str]:
+    """The measures of the clusters as rows of a table; `scores` are of the same pictures."""
     if not clusters:
         return {}
-    rows = {"accuracy with uniform clusters": f"{100 * clusters['uniform_assignment_accuracy']:.2f} %"}
+    uniform = 100 * clusters["uniform_assignment_accuracy"]
+    rows = {"accuracy with uniform clusters": f"{uniform:.{decimals(scores)}f} %"}
     for s in clusters["stages"]:
         rows[f"clusters in use, stage {s['stage']}"] = (
             f"{s['in_use']} of {s['clusters']} (effective {s['effective']}, different rows {s['rank']})"

@@ -103,7 +103,9 @@ def finalise(recipe: str, ready: Plan, out: Path, console: Console, device: torc
         "verdict": verdict.lines,
     }
     write_report(out, values, scores[main])
-    print_scores(console, f"{main}: {final}", scores[main], cluster_rows(account["clusters"]))
+    print_scores(
+        console, f"{main}: {final}", scores[main], cluster_rows(account["clusters"], scores["held_out"])
+    )
     say(
         f"written: {final}, evaluation.json, confusion.png; held-out pictures for --calibration: "
         f"{out / 'calibration'}"

@@ -38,7 +38,9 @@ def tracing() -> Tracing:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
         from starlette.middleware.opentelemetry import OpenTelemetryMiddleware
     except ImportError:
-        raise CannotStart("PACA_OTEL needs the extra: pip install 'paca-serve[otel]'") from None
+        raise CannotStart(
+            "PACA_OTEL needs the extra 'otel': run `pip install '.[otel]'` in the clone"
+        ) from None
     name = {} if "OTEL_SERVICE_NAME" in os.environ else {"service.name": "paca"}
     provider = TracerProvider(resource=Resource.create({**name, "service.version": __version__}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
