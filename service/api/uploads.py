@@ -169,14 +169,14 @@ _URL_SAFE = str.maketrans("-_", "+/")
 
 
 def load_json(body: bytes, max_values: int) -> Any:
-    """Strict JSON: UTF-8, no NaN, no name twice, at most `max_values` values, which also bounds its depth;
-    MalformedRequest otherwise."""
+    """Strict JSON: UTF-8 (a byte-order mark is passed over), no NaN, no name twice, at most `max_values`
+    values, which also bounds its depth; MalformedRequest otherwise."""
     if body.count(b",") + body.count(b"[") + body.count(b"{") > max_values:
         raise MalformedRequest(
             f"the JSON holds more than {max_values} values", limit="max_json_values", value=max_values
         )
     try:
-        return json.loads(body.decode("utf-8"), object_pairs_hook=_object, parse_constant=_no_constant)
+        return json.loads(body.decode("utf-8-sig"), object_pairs_hook=_object, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise MalformedRequest(
             "the body is not valid JSON (UTF-8, no NaN or Infinity, no name twice, not deeply nested)"

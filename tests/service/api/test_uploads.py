@@ -83,6 +83,11 @@ def test_json_carries_base64_plain_as_a_data_uri_url_safe_or_wrapped(text):
     assert from_json({"image": text}).pictures == [JPEG]
 
 
+def test_a_byte_order_mark_before_json_is_passed_over():
+    body = b"\xef\xbb\xbf" + json.dumps({"image": TEXT}).encode()
+    assert unpack(body, "application/json", 16).pictures == [JPEG]
+
+
 def test_a_list_is_answered_with_a_list_even_of_one():
     assert from_json({"images": [TEXT]}).several
     assert from_json({"inputs": [TEXT, TEXT]}).pictures == [JPEG, JPEG]
