@@ -121,6 +121,13 @@ class InferRequest:
     image: np.ndarray | list[bytes]
     outputs: tuple[OutputRequest, ...] | None = None
 
+    @property
+    def pictures(self) -> int:
+        """How many it holds; an array without sizes counts as one. Not by numpy: of a list it would make an
+        array whose every element is as long as the longest."""
+        image = self.image
+        return len(image) if isinstance(image, list) or image.ndim else 1
+
 
 @dataclass(frozen=True)
 class InferResult:

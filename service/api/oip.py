@@ -7,10 +7,8 @@ outputs asked for are computed. Models are never loaded or unloaded from here.
 
 from __future__ import annotations
 
-import math
 import time
 
-import numpy as np
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, Response
@@ -157,7 +155,7 @@ async def infer(request: Request) -> Response:
         requested = [RequestedOutput(name=output) for output in predictor.outputs]
     binary = binary_outputs(wire, requested)
     sizes = [predictor.outputs.get(o.name, []) for o in requested if o.name not in binary]
-    check_json_size(math.prod(np.shape(job.image)[:1]), sizes)
+    check_json_size(job.pictures, sizes)
     call.deadline = time.monotonic() + app.settings.deadline_ms / 1000
     call.gone = lambda: disconnected(request.receive)
     result = await app.plane.infer(job, call)

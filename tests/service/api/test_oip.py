@@ -172,3 +172,21 @@ def test_an_undecodable_picture_is_the_callers_error(client, jpeg):
         "data": [base64.b64encode(jpeg[:3000]).decode()],
     }
     assert infer(client, member, path="/v2/models/tiny-image/infer").status_code == 422
+
+
+def test_one_large_picture_among_many_empty_ones_takes_no_memory_of_their_product(client):
+    raw = (1 << 20).to_bytes(4, "little") + bytes(1 << 20) + bytes(4) * 20_000
+    member = {
+        "name": "image",
+        "shape": [20_001],
+        "datatype": "BYTES",
+        "parameters": {"binary_data_size": len(raw)},
+    }
+    head = json.dumps({"inputs": [member], "outputs": [{"name": "logits"}]}).encode()
+    answer = client.post(
+        "/v2/models/tiny-image/infer",
+        content=head + raw,
+        headers={"Inference-Header-Content-Length": str(len(head))},
+    )
+    assert answer.status_code == 413
+    assert "20001 pictures" in answer.json()["error"]
