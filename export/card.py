@@ -31,9 +31,9 @@ def is_users_own(path: Path) -> bool:
     return path.exists() and not path.read_text(encoding="utf-8", errors="replace").startswith(MARK)
 
 
-def card(files: Sequence[ModelFile], data: str | None) -> str:
-    """The text, in Markdown. files: every model file of the version, the newest last; data: what the model
-    learned from, in the user's words."""
+def card(files: Sequence[ModelFile], trained_on: str | None) -> str:
+    """The text, in Markdown. files: every model file of the version, the newest last; trained_on: what the
+    model learned from, in the user's words."""
     manifest = files[-1].manifest
     labels = manifest.labels
     height, width = manifest.preprocessing.size
@@ -45,7 +45,7 @@ def card(files: Sequence[ModelFile], data: str | None) -> str:
         "input": size + (", or other sizes" if manifest.dynamic_size else ""),
         "parameters, multiply-accumulates": f"{manifest.parameters:,}, {manifest.macs:,}",
         "clusters": ", ".join(clusters) or "none",
-        "data": data or NOT_STATED,
+        "trained on": trained_on or NOT_STATED,
         "licence and intended use": NOT_STATED,
         "weights_id": manifest.weights_id,
         "checkpoint's sha256": manifest.checkpoint_sha256 or "none: random weights",

@@ -60,7 +60,7 @@ def export(
             help="The model's name. Default: the repository folder's, the checkpoint's, or the variant's."
         ),
     ] = None,
-    data: Annotated[
+    trained_on: Annotated[
         str | None, typer.Option(help="What the model learned from, in your words, for its card.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("model.onnx"),
@@ -78,7 +78,7 @@ def export(
         num_classes=num_classes,
         image_size=image_size,
         name=name,
-        data=data,
+        trained_on=trained_on,
         out=out,
         format=Format(
             precision=precision,
@@ -94,8 +94,8 @@ def export(
         print(json.dumps(report.to_dict()))
         return
     table = Table(title=escape(str(report.path)), show_header=False)
-    for name_, value in report.to_dict().items():
-        table.add_row(name_.replace("_", " "), escape(readable(value)))
+    for member, value in report.to_dict().items():
+        table.add_row(member.replace("_", " "), escape(readable(value)))
     Console().print(table)
 
 

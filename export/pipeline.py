@@ -59,8 +59,8 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported: a network with its labels and what is known about it. data: what it learned from, in
-    the user's words."""
+    """What is exported: a network with its labels and what is known about it. trained_on: what it learned
+    from, in the user's words."""
 
     model: PaCaViT
     name: str
@@ -70,7 +70,7 @@ class Source:
     _: KW_ONLY
     accuracy: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    data: str | None = None
+    trained_on: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +137,7 @@ class ExportReport:
 @dataclass(frozen=True)
 class Request:
     """One call of `paca export`. variant: a name, or "auto"; name: of the model, by default `default_name`;
-    data: what it learned from, in the user's words, for the model card."""
+    trained_on: what it learned from, in the user's words, for the model card."""
 
     variant: str
     _: KW_ONLY
@@ -146,7 +146,7 @@ class Request:
     num_classes: int | None = None
     image_size: int | None = None
     name: str | None = None
-    data: str | None = None
+    trained_on: str | None = None
     out: Path = Path("model.onnx")
     format: Format = Format()
 
@@ -175,7 +175,9 @@ def load_source(request: Request) -> Source:
             raise ExportError(error.args[0]) from None
         torch.manual_seed(0)
         name = default_name(request, config.name)
-        return Source(PaCaViT(config), name, labels or numbered(config.num_classes), data=request.data)
+        return Source(
+            PaCaViT(config), name, labels or numbered(config.num_classes), trained_on=request.trained_on
+        )
     loaded = load(
         request.checkpoint, None if request.variant == "auto" else request.variant, request.num_classes
     )
@@ -193,7 +195,7 @@ def load_source(request: Request) -> Source:
         loaded.sha256,
         accuracy=loaded.accuracy,
         notes=notes,
-        data=request.data,
+        trained_on=request.trained_on,
     )
 
 
@@ -269,7 +271,7 @@ def export_model(
         if format.precision != "fp32":
             written = _reduced(written, format.precision, pictures, say)
         say("testing the files as they will be served")
-        remarks = release(written.draft, out, source.data)
+        remarks = release(written.draft, out, source.trained_on)
         return ExportReport(
             out,
             written.manifest,

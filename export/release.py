@@ -38,9 +38,9 @@ class Draft:
     explain: Path | None
 
 
-def release(draft: Draft, out: Path, data: str | None = None) -> tuple[str, ...]:
+def release(draft: Draft, out: Path, trained_on: str | None = None) -> tuple[str, ...]:
     """Tests the draft together with what lies beside `out`, renames it into place and writes the model card.
-    data: what the user says of the training data. Returns remarks for the report.
+    trained_on: what the user says of the training data. Returns remarks for the report.
 
     Raises ExportError where files of other weights lie beside `out`, BadArtifact where a self-test fails;
     then nothing was replaced.
@@ -63,7 +63,7 @@ def release(draft: Draft, out: Path, data: str | None = None) -> tuple[str, ...]
         files = [ModelFile(path.name, path.stat().st_size, other.manifest) for path, other in beside.items()]
         newest = ModelFile(out.name, draft.model.stat().st_size, engine.manifest)
         text = draft.model.with_name(CARD)
-        text.write_text(card([*files, newest], data), encoding="utf-8")
+        text.write_text(card([*files, newest], trained_on), encoding="utf-8")
         pairs[text] = readme
     _place(pairs)
     return remarks
@@ -103,10 +103,10 @@ def _tie(explain: Path, engines: list[Engine]) -> None:
 
 def _golden_maps(gradients: GradientEngine, engine: Engine) -> GoldenMaps:
     golden = engine.manifest.golden
-    assert golden is not None
-    maps = gradients.run_golden(engine, golden.seed, golden.top)
+    seed, target = (golden.seed, golden.top) if golden else (0, 0)
+    maps = gradients.run_golden(engine, seed, target)
     numbers = {name: tuple(float(f"{v:.6g}") for v in sample(array)) for name, array in maps.items()}
-    return GoldenMaps(golden.seed, golden.top, numbers, MAP_TOLERANCE[engine.manifest.precision])
+    return GoldenMaps(seed, target, numbers, MAP_TOLERANCE[engine.manifest.precision])
 
 
 def _place(pairs: Mapping[Path, Path]) -> None:

@@ -39,7 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two versions: 1 in float32 and float16, 2 of other weights in float32. Not to be written into."""
     folder = tmp_path_factory.mktemp("versions")
     for version, name, precision in ((1, "model.onnx", "fp32"), (1, "model.fp16.onnx", "fp16")):
-        source = Source(network(version), "toy", ("a", "b", "c"), data="drawn")
+        source = Source(network(version), "toy", ("a", "b", "c"), trained_on="drawn")
         export_model(source, folder / str(version) / name, Format(precision=precision))
     export_model(Source(network(2), "toy", ("a", "b", "c")), folder / "2" / "model.onnx")
     return folder
@@ -170,7 +170,7 @@ def test_the_card_says_what_is_known_and_what_nobody_said(made: Path) -> None:
     first, second = ((made / version / "README.md").read_text() for version in "12")
     for text in (
         "# toy",
-        "| data | drawn |",
+        "| trained on | drawn |",
         "| task | classification, 3 classes |",
         "| input | 32 x 32 pixels, stretch |",
         "a, b, c",
@@ -180,7 +180,7 @@ def test_the_card_says_what_is_known_and_what_nobody_said(made: Path) -> None:
         "| model.onnx | golden picture | passed |",
     ):
         assert text in first, text
-    assert "| data | not stated |" in second
+    assert "| trained on | not stated |" in second
     assert second.rstrip().endswith("## What it is worth\n\nnot stated")
 
 

@@ -20,6 +20,7 @@ from service.artifact import (
     StageInfo,
     golden_maps,
     golden_picture,
+    readable,
     sample,
 )
 from service.errors import BadArtifact
@@ -245,6 +246,23 @@ def test_golden_maps_are_compared_relative_to_the_largest_number(maps: dict, fit
         return
     with pytest.raises(BadArtifact, match=r"self-test failed: explain\.onnx's"):
         MAPS.check(arrays)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.8832471875950136, "0.8832"),
+        (9.834766387939453e-07, "9.835e-07"),
+        (2749067, "2,749,067"),
+        (True, "yes"),
+        (None, "-"),
+        ({}, "-"),
+        ([1, 3, 8], "1, 3, 8"),
+        ({"top_1": 0.123456, "by": {"a": 1.0, "b": 2.5}}, "top 1: 0.1235\nby: a: 1, b: 2.5"),
+    ],
+)
+def test_values_are_shown_to_people_with_four_digits(value: object, text: str) -> None:
+    assert readable(value) == text
 
 
 def test_a_sample_takes_numbers_from_the_whole_array() -> None:
