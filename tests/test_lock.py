@@ -44,9 +44,9 @@ def test_the_lock_holds_what_the_project_asks_for(runtime):
 def test_the_lock_agrees_with_the_constraints(runtime):
     pins = re.findall(r"^([\w.-]+)==([\w.]+)", (ROOT / "constraints.txt").read_text(), re.M)
     constraints = {canonicalize_name(name): version for name, version in pins}
-    assert {name: constraints.get(name, version) for name, (version, _) in locked(runtime).items()} == {
-        name: version for name, (version, _) in locked(runtime).items()
-    }, "run make lock"
+    versions = {canonicalize_name(name): version for name, (version, _) in locked(runtime).items()}
+    agreed = {name: constraints.get(name, version) for name, version in versions.items()}
+    assert agreed == versions, "run make lock"
 
 
 @LOCKS

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -257,7 +258,7 @@ def test_it_works_behind_a_proxy_under_a_prefix(page: Page, demo: str, jpeg: byt
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_no_serious_accessibility_finding_and_nothing_wider_than_the_screen(
-    page: Page, scheme: str, size: tuple[int, int], tmp_path
+    page: Page, scheme: Literal["light", "dark"], size: tuple[int, int], tmp_path
 ) -> None:
     page.set_viewport_size({"width": size[0], "height": size[1]})
     page.emulate_media(color_scheme=scheme)

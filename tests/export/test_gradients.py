@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from service.errors import BadArtifact
 CLASSES = 7
 
 
-def network(*stages: StageConfig, seed: int = 5, **config: object) -> PaCaViT:
+def network(*stages: StageConfig, seed: int = 5, **config: Any) -> PaCaViT:
     """An untrained network whose weights are large enough for attention to be uneven."""
     torch.manual_seed(seed)
     model = PaCaViT(PaCaConfig("tiny", stages, num_classes=CLASSES, patch_size=2, **config)).eval()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from export.labels import assumed, read_labels
-from export.paca import variant
+from export.paca import PaCaConfig, variant
 
 
 def test_published_networks_of_a_thousand_classes_speak_imagenet() -> None:
@@ -24,7 +24,7 @@ def test_published_networks_of_a_thousand_classes_speak_imagenet() -> None:
     "config",
     [variant("pacavit_tiny_p2cconv_100_0", num_classes=3), variant("paca_small_128", num_classes=1000)],
 )
-def test_others_get_numbers_and_a_remark(config: object) -> None:
+def test_others_get_numbers_and_a_remark(config: PaCaConfig) -> None:
     names, remark = assumed(config)
     assert names[:3] == ("class_0", "class_1", "class_2")
     assert "no names" in remark

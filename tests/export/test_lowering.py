@@ -52,10 +52,10 @@ def test_every_output_is_the_originals_to_rounding(name: str, size: tuple[int, i
     expected, found = model.features(image), lowered.features(image)
     for a, b in zip(expected.tokens, found.tokens, strict=True):
         torch.testing.assert_close(b, a, atol=1e-5, rtol=1e-5)
-    for a, b in zip(expected.assignments, found.assignments, strict=True):
-        assert (a is None) == (b is None)
-        if a is not None:
-            torch.testing.assert_close(b, a, atol=1e-6, rtol=1e-4)
+    for c, d in zip(expected.assignments, found.assignments, strict=True):
+        assert (c is None) == (d is None)
+        if c is not None:
+            torch.testing.assert_close(d, c, atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(lowered(image), model(image), atol=1e-5, rtol=1e-5)
 
 

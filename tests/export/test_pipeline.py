@@ -8,6 +8,7 @@ import inspect
 import io
 import resource
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -39,7 +40,7 @@ from service.results import ExplainResult
 STAGES = (StageConfig(6, 1, 2, 3), StageConfig(10, 2, 5))
 
 
-def network(**changes: object) -> PaCaViT:
+def network(**changes: Any) -> PaCaViT:
     torch.manual_seed(1)
     values = {
         "num_classes": 3,
@@ -157,7 +158,7 @@ def test_float_input_gives_the_answers_of_uint8_input(tmp_path: Path) -> None:
             Format(input_kind=kind, with_explain=False),
         )
         answers.append(Engine(tmp_path / kind / "model.onnx", Device("cpu")).run(pixels).logits)
-    np.testing.assert_allclose(*answers, atol=1e-5)
+    np.testing.assert_allclose(answers[0], answers[1], atol=1e-5)
 
 
 def test_a_network_with_broken_weights_is_refused_and_the_old_file_stays(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -72,7 +73,7 @@ def is_served(folder: Path) -> bool:
     return False
 
 
-def changed(model: Path, **members: object) -> None:
+def changed(model: Path, **members: Any) -> None:
     """Writes other members into a file's manifest."""
     engine, proto = Engine(model, CPU), onnx.load(model)
     annotate(proto, dataclasses.replace(engine.manifest, **members), engine.head)

@@ -45,7 +45,7 @@ class Settings:
     path: Path = Path("data")
 
 
-class Words(dict):  # type: ignore[type-arg]
+class Words(dict):
     """A dictionary with attributes, as configuration libraries have them."""
 
 

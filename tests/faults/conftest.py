@@ -18,6 +18,7 @@ from PIL import Image
 from tests import soak as counts
 from tests.soak import SOAK
 
+FAILED = pytest.StashKey[bool]()
 FILE = Path(os.environ.get("PACA_SOAK_FILE", "build/soak.jsonl"))
 
 
@@ -46,7 +47,7 @@ def record(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
     figures: dict[str, object] = {}
     began = time.monotonic()
     yield figures.update
-    if SOAK and figures and not getattr(request.node, "failed", False):
+    if SOAK and figures and not request.node.stash.get(FAILED, False):
         FILE.parent.mkdir(parents=True, exist_ok=True)
         with FILE.open("a") as out:
             out.write(
@@ -57,7 +58,7 @@ def record(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
     report = yield
-    item.failed = getattr(item, "failed", False) or report.failed
+    item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
     return report
 
 

@@ -73,7 +73,9 @@ async def closed_for(port: int, requests: Sequence[bytes], callers: int, seconds
 async def opened(port: int, requests: Sequence[bytes], rate: float, seconds: float) -> Outcome:
     """`rate` requests a second for `seconds` at random (Poisson) times, as callers who do not know of each
     other come; each on an idle or a new connection."""
-    outcome, idle, tasks, sent = Outcome(), [], set(), 0
+    idle: list[Connection] = []
+    tasks: set[asyncio.Task[None]] = set()
+    outcome, sent = Outcome(), 0
     chance = random.Random(5)
     began, due = time.monotonic(), chance.expovariate(rate)
 

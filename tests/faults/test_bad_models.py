@@ -7,6 +7,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -101,6 +102,9 @@ async def scenario(repository, requests, record):
             spoil(making / "model.onnx")
         making.rename(repository / "tiny" / str(version))
 
+    def has_failed(times: int) -> bool:
+        return figure(serving.url, "paca_reload_failures_total") == times
+
     async def until_answered(condition: Callable[[], bool]) -> None:
         for _ in range(600):
             if await asyncio.to_thread(condition):
@@ -112,7 +116,7 @@ async def scenario(repository, requests, record):
         load = asyncio.create_task(closed(serving.port, requests, 4, until, outcome))
         for i, spoil in enumerate(BAD.values()):
             await asyncio.to_thread(add, 2 + i, spoil)
-            await until_answered(lambda i=i: figure(serving.url, "paca_reload_failures_total") == i + 1)
+            await until_answered(partial(has_failed, i + 1))
         assert httpx.get(f"{serving.url}/models/tiny").json()["versions"] == ["1"]
         await asyncio.to_thread(add, 50)
         await until_answered(

@@ -56,10 +56,11 @@ def test_an_engine_that_fails_is_503_and_recovers(tiny_repository, jpeg, monkeyp
 
     from starlette.testclient import TestClient
 
-    with TestClient(create_app(Settings(models=tiny_repository))) as client:
+    app = create_app(Settings(models=tiny_repository))
+    with TestClient(app) as client:
         while client.get("/readyz").status_code != 200:
             time.sleep(0.02)
-        engine = client.app.state.paca.registry.get()._engine
+        engine = app.state.paca.registry.get()._engine
 
         def fail(*_, **__):
             raise EngineFailure("the engine could not run this batch; try again")

@@ -61,7 +61,7 @@ def changed(**members: object) -> str:
     return json.dumps({**json.loads(MANIFEST.to_json()), **members})
 
 
-def nested(**members: object) -> str:
+def nested(**members: dict[str, object]) -> str:
     """The manifest with other values inside its members."""
     values = json.loads(MANIFEST.to_json())
     return json.dumps(values | {name: {**values[name], **inner} for name, inner in members.items()})

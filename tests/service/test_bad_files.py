@@ -23,7 +23,7 @@ from service.registry import Registry
 from service.settings import Settings
 from service.wiring import build_registry
 
-Spoil = Callable[[Path], None]  # gets the version's folder
+Spoil = Callable[[Path], object]  # gets the version's folder
 
 
 def edited(change: Callable[[onnx.ModelProto], None], name: str = "model.onnx") -> Spoil:
@@ -75,7 +75,7 @@ def rename_output(old: str) -> Callable[[onnx.ModelProto], None]:
 
 
 def a_text(name: str) -> Spoil:
-    return lambda folder: (folder / name).write_text("this is no model") and None
+    return lambda folder: (folder / name).write_text("this is no model")
 
 
 def truncated(folder: Path) -> None:
@@ -100,7 +100,7 @@ def a_folder(folder: Path) -> None:
 
 
 def config(text: str) -> Spoil:
-    return lambda folder: (folder / "config.json").write_text(text) and None
+    return lambda folder: (folder / "config.json").write_text(text)
 
 
 BAD: dict[str, tuple[Spoil, str]] = {
@@ -121,7 +121,7 @@ BAD: dict[str, tuple[Spoil, str]] = {
     "more labels": (manifest(labels=["1", "2", "3", "4", "5"]), "labels"),
     "explain.onnx is text": (a_text("explain.onnx"), r"explain\.onnx is not an ONNX file"),
     "explain.onnx is another graph": (
-        lambda folder: shutil.copy(folder / "model.onnx", folder / "explain.onnx") and None,
+        lambda folder: shutil.copy(folder / "model.onnx", folder / "explain.onnx"),
         "'features' and 'weights'",
     ),
     "explain.onnx with NaN weights": (edited(nan_weights, "explain.onnx"), r"explain\.onnx.* not finite"),

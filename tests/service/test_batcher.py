@@ -287,11 +287,13 @@ def test_5_an_error_of_ours_keeps_its_cause() -> None:
 
 def test_6_a_wrong_number_of_results_is_a_failure() -> None:
     async def main() -> None:
-        batcher = Batcher(lambda items: items if len(items) == 1 else items[1:], Bounds(max_batch=4))
+        batcher = Batcher[int, int](
+            lambda items: items if len(items) == 1 else items[1:], Bounds(max_batch=4)
+        )
         answers = await asyncio.gather(*(batcher.submit(i) for i in range(4)))
         assert [answer.result for answer in answers] == [0, 1, 2, 3]
         with pytest.raises(EngineFailure):
-            await Batcher(lambda items: [], Bounds(max_batch=4)).submit(0)
+            await Batcher[int, int](lambda items: [], Bounds(max_batch=4)).submit(0)
 
     go(main)
 

@@ -66,7 +66,12 @@ def test_every_picture_gets_its_own_result_or_error_in_order(on_plane, jpeg):
 def test_one_plan_serves_all_pictures_of_a_request(on_plane, jpeg, monkeypatch):
     plans = []
     original = Predictor.plan
-    monkeypatch.setattr(Predictor, "plan", lambda self, options: plans.append(1) or original(self, options))
+
+    def counted(self, options):
+        plans.append(options)
+        return original(self, options)
+
+    monkeypatch.setattr(Predictor, "plan", counted)
     on_plane(lambda plane: plane.explain([jpeg] * 3, ExplainOptions(method="cam"), Call()))
     assert len(plans) == 1
 

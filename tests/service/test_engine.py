@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +107,7 @@ def test_the_golden_self_test_passes_for_a_good_file(model: Path) -> None:
     Engine(model, CPU).self_test()
 
 
-def rewritten(model: Path, change: object) -> Path:
+def rewritten(model: Path, change: Callable[[onnx.ModelProto], object]) -> Path:
     proto = onnx.load(model)
     change(proto)
     onnx.save(proto, model)
@@ -130,7 +131,7 @@ def flip(proto: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize("damage", [poison, flip])
-def test_damaged_weights_fail_the_self_test(model: Path, damage: object) -> None:
+def test_damaged_weights_fail_the_self_test(model: Path, damage: Callable[[onnx.ModelProto], object]) -> None:
     engine = Engine(rewritten(model, damage), CPU)
     with pytest.raises(BadArtifact, match="self-test failed"):
         engine.self_test()
@@ -174,7 +175,7 @@ def external(proto: onnx.ModelProto) -> None:
     ],
 )
 def test_a_file_that_contradicts_itself_is_refused_with_the_reason(
-    model: Path, change: object, reason: str
+    model: Path, change: Callable[[onnx.ModelProto], object], reason: str
 ) -> None:
     with pytest.raises(BadArtifact, match=reason):
         Engine(rewritten(model, change), CPU)
@@ -260,9 +261,9 @@ class Machine:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.broken = ""
         self.opened: list[str] = []
-        machine, real = self, onnxruntime.InferenceSession
+        machine = self
 
-        class Session(real):
+        class Session(onnxruntime.InferenceSession):
             def __init__(self, data: bytes, options: object, *, providers: list, **named: object) -> None:
                 name = providers[0][0]
                 machine.opened.append(name)

@@ -160,7 +160,7 @@ class TestClusters:
     PAIR = np.array([[[0.5, 0.5], [0, 0]], [[0.25, 0.25], [0.25, 0.25]]], np.float32)
 
     def test_a_patch_belongs_to_clusters_in_proportion_to_their_assignment(self):
-        np.testing.assert_allclose(explain.membership(self.PAIR)[0], [[2 / 3, 2 / 3], [0, 0]])
+        np.testing.assert_allclose(explain.membership(self.PAIR)[0], [[2 / 3, 2 / 3], [0.0, 0.0]])
 
     def test_a_patch_that_no_cluster_takes_belongs_to_all_alike(self):
         assert explain.membership(np.zeros((4, 1, 1), np.float32)).ravel().tolist() == [0.25] * 4
@@ -195,13 +195,13 @@ class TestClusters:
         assert second.centroid == (0.5, 0.25)
         assert second.bbox == (0.0, 0.0, 1.0, 0.5)
         assert first.centroid == pytest.approx((0.5, 0.625))
-        np.testing.assert_allclose(second.values, [[2 / 3, 2 / 3], [0, 0]], atol=1e-6)
+        np.testing.assert_allclose(second.values, [[2 / 3, 2 / 3], [0.0, 0.0]], atol=1e-6)
 
     def test_clusters_against_the_class_come_last_with_a_negative_share(self):
         shares = [
             view.share for view in explain.strongest(assignment(1), 17, network(1)[0][:, :1].reshape(5, 7))
         ]
-        assert shares == sorted(shares, reverse=True)
+        assert shares == sorted(shares, key=lambda share: share or 0, reverse=True)
         assert shares[-1] < 0
 
     def test_without_a_class_the_strongest_take_the_most_of_the_picture(self):

@@ -4,6 +4,7 @@ before."""
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ def model(repository: Path) -> Path:
     return repository / "tiny" / "1" / "model.onnx"
 
 
-def rewritten(model: Path, change: object) -> Path:
+def rewritten(model: Path, change: Callable[[onnx.ModelProto], object]) -> Path:
     proto = onnx.load(model)
     change(proto)
     onnx.save(proto, model)
@@ -102,7 +103,7 @@ def test_a_pair_of_one_export_passes(model: Path) -> None:
     ],
 )
 def test_an_explain_onnx_that_does_not_belong_to_the_model_is_refused(
-    model: Path, change: object, reason: str
+    model: Path, change: Callable[[onnx.ModelProto], object], reason: str
 ) -> None:
     gradients = GradientEngine(rewritten(explain_of(model), change), CPU)
     with pytest.raises(BadArtifact, match=reason):

@@ -9,13 +9,13 @@ import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import onnxruntime
 import pytest
 
-from service.engine import Device
+from service.engine import Device, Engine
 from service.errors import (
     BadImage,
     BadParameter,
@@ -213,7 +213,7 @@ def test_top_k_has_bounds(ask, jpeg: bytes, k: int) -> None:
 class Flaky:
     """An engine that fails its first `failures` runs, then works."""
 
-    def __init__(self, engine: object, failures: int) -> None:
+    def __init__(self, engine: Any, failures: int) -> None:
         self.engine, self.failures, self.reopened = engine, failures, 0
 
     def run(self, *args: object) -> object:
@@ -226,14 +226,21 @@ class Flaky:
         self.reopened += 1
         self.engine.reopen()
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
+
+
+def flaky(p: Predictor, failures: int) -> Flaky:
+    """Puts a flaky engine in place of the predictor's own."""
+    engine = Flaky(p._engine, failures)
+    p._engine = cast(Engine, engine)
+    return engine
 
 
 def test_a_run_that_fails_once_costs_nobody_an_answer_and_opens_a_fresh_session(ask, jpeg: bytes) -> None:
     async def shaky(p: Predictor):
-        p._engine = Flaky(p._engine, failures=1)
-        return await p.classify(jpeg), p._engine.reopened
+        engine = flaky(p, failures=1)
+        return await p.classify(jpeg), engine.reopened
 
     answer, reopened = ask(shaky)
     assert answer.predictions
@@ -242,7 +249,7 @@ def test_a_run_that_fails_once_costs_nobody_an_answer_and_opens_a_fresh_session(
 
 def test_an_engine_that_keeps_failing_is_answered_with_try_again_later(ask, jpeg: bytes) -> None:
     async def broken(p: Predictor):
-        p._engine = Flaky(p._engine, failures=2)
+        flaky(p, failures=2)
         with pytest.raises(EngineFailure):
             await p.classify(jpeg)
         return await p.classify(jpeg)
@@ -253,8 +260,7 @@ def test_an_engine_that_keeps_failing_is_answered_with_try_again_later(ask, jpeg
 def dynamic(p: Predictor) -> Flaky:
     """Makes a predictor take any size, as `paca export --dynamic-size` says; counts fresh sessions."""
     p.manifest = replace(p.manifest, dynamic_size=True)
-    p._engine = Flaky(p._engine, failures=0)
-    return p._engine
+    return flaky(p, failures=0)
 
 
 @pytest.mark.parametrize(
@@ -295,8 +301,8 @@ def test_a_fresh_session_that_cannot_be_had_is_answered_with_try_again_later(
     ask, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(p: Predictor):
-        p._engine = Flaky(p._engine, failures=2)
-        monkeypatch.setattr(p._engine.engine._session, "reopen", refuse)
+        engine = flaky(p, failures=2)
+        monkeypatch.setattr(engine.engine._session, "reopen", refuse)
         with pytest.raises(EngineFailure):
             await p.classify(jpeg)
         return await p.classify(jpeg)

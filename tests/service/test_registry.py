@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -25,7 +26,7 @@ from service.wiring import build_registry
 
 
 @asynccontextmanager
-async def started(folder: Path, **settings: object) -> AsyncIterator[Registry]:
+async def started(folder: Path, **settings: Any) -> AsyncIterator[Registry]:
     registry = build_registry(Settings(models=folder, provider="cpu", **{"instances": 1, **settings}))
     await registry.start()
     try:
@@ -245,7 +246,8 @@ def test_the_default_model_is_ready_first_and_its_newest_version_answers_from_th
         shutil.copytree(repository / "tiny", repository / "other")
         add_version(repository, "2")
         registry = build_registry(Settings(models=repository, default_model="tiny", instances=1))
-        load, loaded, go_on = registry._load, [], threading.Event()
+        loaded: list[tuple[str, str]] = []
+        load, go_on = registry._load, threading.Event()
 
         def slowly(files: ModelFiles) -> Predictor:
             if loaded:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import io
 from concurrent.futures import ThreadPoolExecutor
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def pixels(picture: Picture) -> np.ndarray:
 
 
 def canvas(
-    width: int = 40, height: int = 30, window: tuple[float, float, float, float] | None = None, **how: object
+    width: int = 40, height: int = 30, window: tuple[float, float, float, float] | None = None, **how: Any
 ) -> Canvas:
     return Canvas(
         photo(width, height), window or (0, 0, width, height), (width, height), **{"fmt": "png", **how}

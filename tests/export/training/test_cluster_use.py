@@ -1,5 +1,7 @@
 """Do the clusters matter: the two measures, on networks whose answer is known."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ from export.training.data import Pictures
 from export.training.loop import predict
 
 
-def network(**stage: object) -> PaCaViT:
+def network(**stage: Any) -> PaCaViT:
     torch.manual_seed(0)
     teacher = (1, 1) if stage.get("clustering") == "teacher" else ()
     stages = (StageConfig(8, 2, 2, 4, **stage), StageConfig(16, 1, 4))

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ def jpeg(image: Image.Image) -> bytes:
     return out.getvalue()
 
 
-def write_pack(path: Path, labels: list[int], **arrays: object) -> Path:
+def write_pack(path: Path, labels: list[int], **arrays: Any) -> Path:
     np.savez(path, label=np.array(labels, np.uint8), classes=np.array(["cat", "dog"]), **arrays)
     return path
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
 
     class PowerCutError(Exception): ...
 
-    def until_the_second_epoch(steps: range, count: int, what: str):
+    def until_the_second_epoch(steps: Iterable[int], count: int, what: str):
         for step in steps:
             if what.startswith("epoch 2") and step == 1:
                 raise PowerCutError

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from export.training.run import run
 COLOURS = ("blue", "green", "red")  # of class_folder
 
 
-def train(data: Path, out: Path, start_from: Path | None, **options: object) -> Path:
+def train(data: Path, out: Path, start_from: Path | None, **options: Any) -> Path:
     return run("folder", data, out, start_from=start_from, device="cpu", **options)
 
 
@@ -109,7 +110,8 @@ def test_class_names_of_any_language_survive_a_locale_that_is_not_utf_8(
     (folder / "red").rename(folder / "鯉 魚")
     (folder / "blue").rename(folder / "Äpfel [grün]")
     code = "import sys; sys.argv[0] = 'paca'; from service.cli import main; main()"
-    arguments = ["train", "folder", "-d", folder, "-o", tmp_path / "run", "--from", tiny_checkpoint]
+    places = ["-d", str(folder), "-o", str(tmp_path / "run"), "--from", str(tiny_checkpoint)]
+    arguments = ["train", "folder", *places]
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments, "--epochs", "1"],

@@ -88,7 +88,7 @@ def test_a_batch_answers_each_picture_as_if_alone(client):
 @pytest.mark.parametrize("form", ["json", "binary"])
 def test_encoded_pictures_are_answered_as_classify_does(client, jpeg, form):
     if form == "json":
-        member = {
+        member: dict[str, object] = {
             "name": "image",
             "shape": [1],
             "datatype": "BYTES",

@@ -6,11 +6,14 @@ import asyncio
 import shutil
 import time
 from collections.abc import Callable
+from typing import cast
 
 import pytest
+from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from service.api.app import create_app
+from service.api.state import State, state
 from service.errors import CannotStart
 from service.settings import Settings
 from service.version import this_build
@@ -27,6 +30,11 @@ def wait_for(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+def shared_by(client: TestClient) -> State:
+    """What the handlers of the client's app share."""
+    return state(cast(FastAPI, client.app))
 
 
 def test_alive_and_ready_are_two_questions(client):
@@ -47,7 +55,7 @@ def test_not_ready_while_loading_says_why_and_answers_at_once(tiny_repository, j
 
 def test_draining_is_not_ready_but_still_answers_and_asks_to_go_elsewhere(open_app, jpeg):
     with open_app() as client:
-        client.app.state.paca.registry.drain()
+        shared_by(client).registry.drain()
         assert client.get("/readyz").status_code == 503
         answer = client.post("/classify", content=jpeg)
         assert (answer.status_code, answer.headers["connection"]) == (200, "close")
@@ -188,7 +196,7 @@ def test_no_request_can_add_a_series(client, jpeg):
 def test_a_repository_without_a_model_is_said_and_never_ready(tmp_path):
     with TestClient(create_app(Settings(models=tmp_path))) as client:
         asyncio.run(asyncio.sleep(0.2))
-        assert isinstance(client.app.state.paca.failure, CannotStart)
+        assert isinstance(shared_by(client).failure, CannotStart)
         assert client.get("/readyz").status_code == 503
 
 
@@ -214,7 +222,7 @@ def test_both_queues_of_a_model_are_counted(open_app, jpeg):
 def test_no_picture_is_lost_from_the_counters_when_a_version_is_replaced(repository, jpeg):
     counted = 'paca_inferred_total{model="tiny",queue="pictures"}'
     with opened(Settings(models=repository)) as client:
-        registry = client.app.state.paca.registry
+        registry = shared_by(client).registry
         sent = 0
         for version in ("2", "3"):
             shutil.copytree(repository / "tiny" / "1", repository / "tiny" / version)
@@ -234,7 +242,7 @@ def test_a_dropped_model_leaves_no_queue(repository, jpeg):
     shutil.copytree(repository / "tiny", repository / "other")
     with opened(Settings(models=repository)) as client:
         wait_for(lambda: len(client.get("/models").json()["models"]) == 2)
-        shared = client.app.state.paca
+        shared = shared_by(client)
         shared.metrics.queue_depth.labels("other", "pictures").set(7)
         shutil.rmtree(repository / "other")
         client.portal.call(shared.registry.reload)
@@ -245,7 +253,7 @@ def test_metrics_that_cannot_be_read_once_come_back_and_the_server_still_ends_we
     open_app, monkeypatch, caplog
 ):
     with open_app() as client:
-        shared, closed = client.app.state.paca, []
+        shared, closed = shared_by(client), []
         close = shared.registry.close
 
         async def closing() -> None:

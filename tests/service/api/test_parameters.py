@@ -6,7 +6,8 @@ from pydantic_core import PydanticUndefined
 from service.api.parameters import parse, parse_query
 from service.errors import BadParameter, MalformedRequest
 from service.methods import METHODS
-from service.options import COLORMAPS, FORMATS, RENDERS, ClassifyOptions, ExplainOptions
+from service.options import COLORMAPS, FORMATS, ClassifyOptions, ExplainOptions
+from service.render import RENDERS
 
 
 def request(query: str, kind=ExplainOptions, **values):

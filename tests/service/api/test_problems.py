@@ -10,7 +10,7 @@ from service.api.context import Context
 
 
 def leaves(kind: type) -> list[type]:
-    children = kind.__subclasses__()
+    children: list[type] = kind.__subclasses__()
     return [leaf for child in children for leaf in leaves(child)] if children else [kind]
 
 
@@ -40,7 +40,7 @@ def test_a_problem_names_its_kind_its_status_and_its_request():
     answer = problems.response(errors.TooLarge("too many bytes", limit="max_body_bytes", value=5), scope())
     assert answer.status_code == 413
     assert answer.media_type == "application/problem+json"
-    assert json.loads(answer.body) == {
+    assert json.loads(bytes(answer.body)) == {
         "type": "urn:paca:problem:too-large",
         "title": "Too large",
         "status": 413,
@@ -71,11 +71,11 @@ def test_what_may_succeed_later_says_when_in_whole_seconds(seconds, header):
 
 def test_inference_protocol_paths_answer_in_their_own_form():
     answer = problems.response(errors.UnknownModel("no model 'x'"), scope("/v2/models/x"))
-    assert (answer.status_code, json.loads(answer.body)) == (404, {"error": "no model 'x'"})
+    assert (answer.status_code, json.loads(bytes(answer.body))) == (404, {"error": "no model 'x'"})
 
 
 def test_the_form_is_told_apart_behind_a_prefix_too():
     answer = problems.response(
         errors.UnknownModel("no"), scope("/vision/v2/models/x") | {"root_path": "/vision"}
     )
-    assert json.loads(answer.body) == {"error": "no"}
+    assert json.loads(bytes(answer.body)) == {"error": "no"}

@@ -37,8 +37,8 @@ def from_bytes(raw: bytes, size: int | None = None, **members):
 def test_json_and_binary_carry_the_same_numbers(name, data):
     dtype = DTYPES[name]
     shape = data.draw(hnp.array_shapes(min_dims=1, max_dims=4, max_side=4))
-    finite = {"allow_nan": False, "allow_infinity": False} if dtype.kind == "f" else {}
-    values = data.draw(hnp.arrays(dtype, shape, elements=hnp.from_dtype(dtype, **finite)))
+    elements = hnp.from_dtype(dtype, allow_nan=False, allow_infinity=False)
+    values = data.draw(hnp.arrays(dtype, shape, elements=elements))
     members = {"shape": list(shape), "datatype": name}
     for got in (
         from_json(data=values.tolist(), **members),

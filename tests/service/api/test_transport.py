@@ -16,7 +16,7 @@ class Recorder(asyncio.Transport):
     def __init__(self) -> None:
         self.calls: list[bytes] = []
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray | memoryview) -> None:
         self.calls.append(bytes(data))
 
     def write_eof(self) -> None:

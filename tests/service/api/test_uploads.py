@@ -22,7 +22,7 @@ def from_json(document, limit=16):
     return unpack(json.dumps(document).encode(), "application/json", limit)
 
 
-def received(*chunks: bytes, headers=None, limit=100, pause=0.0):
+def received(*chunks: bytes | None, headers=None, limit=100, pause=0.0):
     """What read_body makes of a body that comes in these chunks; None = the client leaves."""
     messages = [
         {"type": "http.disconnect"}

@@ -23,7 +23,7 @@ CORNERS[:8, :8], CORNERS[:8, 8:], CORNERS[16:, :8], CORNERS[16:, 8:] = (
     (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0),
 )  # fmt: skip
 CORNERS = CORNERS.repeat(4, 0).repeat(4, 1)
-HOW = {
+HOW: dict[str, dict[str, object]] = {
     "AVIF": {"quality": 100, "subsampling": "4:4:4"},
     "BMP": {},
     "TIFF": {},

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from export.paca.clustering import CLUSTERINGS
+from export.paca.clustering.hierarchical import Hierarchical
 
 DIM, SIDE, CLUSTERS = 24, 8, 10
 EXPORTABLE = ("kmeans", "gmm", "dbscan")
@@ -59,6 +60,6 @@ def test_the_graph_computes_what_torch_computes(kind: str, caplog: pytest.LogCap
 
 
 def test_hierarchical_says_in_one_line_why_it_has_no_graph() -> None:
-    reason = CLUSTERINGS["hierarchical"].not_exportable
+    reason = Hierarchical.not_exportable
     assert "depends on the picture" in reason
     assert "\n" not in reason
