@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _compat_pickle
 import hashlib
+import pickle
 import re
 import sys
 import zipfile
@@ -94,6 +95,11 @@ KINDS = (
     Kind("a GGUF file", "give the PyTorch weights", _magic(b"GGUF")),
     Kind("a TensorFlow Lite model", "give the PyTorch weights", lambda head: head[4:8] == b"TFL3"),
     Kind("a NumPy array", "give the PyTorch weights", _magic(b"\x93NUMPY")),
+    Kind(
+        "a pickle that torch.save did not write",
+        REMEDY,
+        lambda head: head[:1] == b"\x80" and b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19" not in head[:20],
+    ),
     Kind(
         "an ONNX model, which is exported already",
         "serve it, or `paca evaluate` it",
@@ -206,11 +212,20 @@ def _refuse_other_archives(path: Path) -> None:
 
 
 class StandIn:
-    """Takes the place of a type that is not weights: nothing of it is run, its items are kept as a plain
-    mapping, which is all that the safe unpickler puts items into."""
+    """Takes the place of a type that is not weights: nothing of it is run. Its items, if it is a mapping, are
+    kept in a plain one, which is all that the safe unpickler puts items into."""
 
-    def __new__(cls, *args: object, **kwargs: object) -> Any:
+    def __new__(cls, *args: object) -> Any:
         return OrderedDict()
+
+
+class Opaque:
+    """The stand-in for a type whose state is no mapping; forgets it."""
+
+    def __new__(cls, *args: object) -> Opaque:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None: ...
 
 
 STANDARD = sys.stdlib_module_names | _compat_pickle.IMPORT_MAPPING.keys() | {"builtins", "exceptions"}
@@ -249,6 +264,7 @@ HARMLESS = {
     "pathlib": ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path"),
     "pathlib._local": ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path"),
     "numpy": tuple(str(name) for name in np.sctypeDict),
+    "numpy.random._pickle": ("__randomstate_ctor", "__bit_generator_ctor"),
 }
 # numpy's arrays and scalars are rebuilt as they are, by numpy: weights may be arrays
 NUMPY: list[Any] = [np.dtype, np.ndarray]
@@ -258,31 +274,31 @@ NUMPY += [
     for name in ("scalar", "_reconstruct")
     for core in ("core", "_core")
 ]
-ALLOWED: list[Any] = [
-    *NUMPY,
-    *((StandIn, f"{module}.{name}") for module, names in HARMLESS.items() for name in names),
-    (_list, "collections.deque"),
-]
+NAMES = tuple(f"{module}.{name}" for module, names in HARMLESS.items() for name in names)
 
 
 def _read_pickle(path: Path) -> tuple[Any, tuple[str, ...]]:
     """(what a torch.save file holds, types unknown here), through torch's unpickler for weights, which calls
-    nothing but what ALLOWED names."""
+    nothing but numpy's and stand-ins."""
     strange: list[str] = []
-    for _ in range(MAX_UNKNOWN_TYPES):
-        allowed = [*ALLOWED, *((StandIn, name) for name in strange)]
+    stand_in: type = StandIn
+    while len(strange) < MAX_UNKNOWN_TYPES:
+        allowed = [*NUMPY, (_list, "collections.deque"), *((stand_in, name) for name in (*NAMES, *strange))]
         try:
             with torch.serialization.safe_globals(allowed):
                 return torch.load(path, map_location="cpu", weights_only=True), tuple(strange)
         except Exception as error:  # a damaged file can fail in any way
             match = re.search(r"GLOBAL (\S+)", str(error))
-            if match is None:
-                if strange:
-                    raise more_than_weights(path, strange[-1]) from None
-                raise CheckpointError(f"{path.name} is no whole PyTorch checkpoint: {_why(error)}") from None
-            if match[1] in strange or not _is_plain_type(match[1]):
+            if match and match[1] not in strange and _is_plain_type(match[1]):
+                strange.append(match[1])
+            elif match:
                 raise more_than_weights(path, match[1]) from None
-            strange.append(match[1])
+            elif stand_in is StandIn and isinstance(error, TypeError | ValueError | pickle.UnpicklingError):
+                stand_in = Opaque  # perhaps a state that is no mapping
+            elif strange:
+                raise more_than_weights(path, strange[-1]) from None
+            else:
+                raise CheckpointError(f"{path.name} is no whole PyTorch checkpoint: {_why(error)}") from None
     raise more_than_weights(path, strange[0])
 
 

@@ -12,6 +12,7 @@ import gzip
 import io
 import json
 import pathlib
+import pickle
 import subprocess
 import tarfile
 import types
@@ -45,6 +46,11 @@ class Settings:
     path: Path = Path("data")
 
 
+@dataclasses.dataclass(slots=True)
+class Slots:
+    lr: float = 0.1
+
+
 class Words(dict):
     """A dictionary with attributes, as configuration libraries have them."""
 
@@ -74,6 +80,8 @@ BESIDE: dict[str, Callable[[], Any]] = {
     "times": lambda: [datetime.datetime(2026, 1, 1), datetime.timedelta(1), decimal.Decimal("1.5")],
     "identifiers": lambda: uuid.UUID(int=3),
     "own types": lambda: [Settings(), Words(a=1), Mode.TRAIN],
+    "a type with slots": lambda: [Slots(), Slots(0.2)],
+    "a generator of numpy": lambda: np.random.RandomState(1),
     "a scheduler": lambda: torch.optim.lr_scheduler.StepLR(torch.optim.SGD([torch.zeros(1)], 0.1), 3),
     "a criterion": lambda: torch.nn.CrossEntropyLoss(label_smoothing=0.1),
     "a version": lambda: torch.torch_version.TorchVersion("2.13"),
@@ -165,6 +173,10 @@ OTHERS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "tar": (tar, "is a tar archive; unpack it"),
     "zip": (zipped, "a zip archive that holds weights.pth; unpack it"),
     "NumPy archive": (lambda p: np.savez(p.open("wb"), a=np.zeros(1)), "a NumPy archive that holds a.npy"),
+    "a plain pickle": (
+        lambda p: p.write_bytes(pickle.dumps({"a": 1})),
+        "pickle that torch.save did not write",
+    ),
     "HDF5": (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99)), "is an HDF5 file"),
     "GGUF": (lambda p: p.write_bytes(b"GGUF" + bytes(99)), "is a GGUF file"),
     "JSON": (lambda p: p.write_text('{"architectures": ["X"]}'), "is JSON text, not weights"),
