@@ -38,7 +38,7 @@ from card import Row, finish
 from ray import serve
 from ray.cluster_utils import Cluster
 
-from service.options import SUFFIXES
+from service.folders import list_pictures
 from service.ray_serve import PaCa
 
 PORT = 8123
@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--callers", type=int, default=4)
     parser.add_argument("--save", action="store_true")
     asked = parser.parse_args()
-    photos = [path.read_bytes() for path in sorted(asked.photos.iterdir()) if path.suffix.lower() in SUFFIXES]
+    photos = [path.read_bytes() for path in list_pictures(asked.photos).pictures]
     if not photos:
         parser.error(f"{asked.photos} holds no pictures")
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})

@@ -19,8 +19,6 @@ from .render import ENCODINGS, RENDERS
 
 FORMATS = tuple(ENCODINGS)
 COLORMAPS = tuple(COLOUR_MAPS)
-# Of picture files in a folder; what a file is, only its bytes say.
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 MAX_TARGETS = 5
 MAX_CLUSTERS = 16
 MAX_SIDE = 1024  # of a rendered picture whose size was given in pixels, and cap of "original"
