@@ -35,7 +35,7 @@ from .methods import METHODS
 from .options import COLORMAPS, FORMATS, ClassifyOptions, ExplainOptions
 from .providers import choices
 from .repository import FILES
-from .results import Classification, ExplainResult
+from .results import Classification, ExplainResult, Novelty
 from .version import this_build
 
 GROUP = "paca.commands"
@@ -542,9 +542,18 @@ class _Results:
         else:
             first, *rest = result.predictions
             then = ", ".join(f"{p.label} {p.score:.3f}" for p in rest[:3])
-            self._table.add_row(
-                escape(Path(name).name), escape(first.label), f"{first.score:.3f}", escape(then)
+            doubt = (
+                "[yellow]perhaps none of these[/yellow] "
+                if result.novelty and result.novelty.is_novel
+                else ""
             )
+            self._table.add_row(
+                escape(Path(name).name), escape(first.label), f"{first.score:.3f}", doubt + escape(then)
+            )
+
+
+def _novelty(novelty: Novelty) -> dict[str, Any]:
+    return {**vars(novelty), "is_novel": novelty.is_novel}
 
 
 def _values(name: str, result: Classification | PacaError) -> dict[str, Any]:
@@ -555,4 +564,5 @@ def _values(name: str, result: Classification | PacaError) -> dict[str, Any]:
         "model": result.model,
         "model_version": result.model_version,
         "predictions": [vars(prediction) for prediction in result.predictions],
+        **({"novelty": _novelty(result.novelty)} if result.novelty else {}),
     }

@@ -148,9 +148,9 @@ class DataPlane:
         models: Models,
         *,
         max_images: int = 16,
-        observe: Callable[[str, Timings], None] = lambda model, timings: None,
+        observe: Callable[[str, Classification], None] = lambda model, result: None,
     ) -> None:
-        """max_images: encoded pictures of one request. observe: is told each picture's model and timings."""
+        """max_images: encoded pictures of one request. observe: is told each picture's model and result."""
         self._models, self.max_images, self._observe = models, max_images, observe
         self._admissions: WeakKeyDictionary[Predictor, Admission] = WeakKeyDictionary()
         self._memory = MemoryWatch()
@@ -302,7 +302,7 @@ class DataPlane:
             except PacaError as error:
                 return error
             call.timings.append(result.timings)
-            self._observe(predictor.name, result.timings)
+            self._observe(predictor.name, result)
             return result
 
         async def all_of_them() -> list[R | PacaError]:

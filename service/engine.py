@@ -24,6 +24,7 @@ import numpy as np
 from . import onnx_file
 from .artifact import ExplainManifest, Head, Manifest, fits, golden_maps, golden_picture
 from .errors import BadArtifact, BadParameter, CannotStart, EngineFailure, PacaError, ProviderUnavailable
+from .novelty import Statistics
 from .providers import AUTO, PROVIDERS, Provider, candidates
 
 log = logging.getLogger("paca.engine")
@@ -222,6 +223,8 @@ class Engine:
             self.manifest = Manifest.from_metadata(self._session.metadata)
             self.head = Head.from_metadata(self._session.metadata, len(self.manifest.labels))
             self._check()
+            width = self.head.weight.shape[1]
+            self.novelty = Statistics.from_metadata(self._session.metadata, len(self.manifest.labels), width)
         self.sha256 = self._session.sha256
 
     def _check(self) -> None:

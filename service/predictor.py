@@ -18,7 +18,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -33,12 +33,14 @@ from .engine import Device, Engine, GradientEngine, Outputs
 from .errors import BadParameter, DeadlineExceeded, PacaError
 from .explain import class_weights, stage_maps
 from .methods import Evidence, Method, Probe
+from .novelty import THRESHOLD, Statistics
 from .options import MAX_TARGETS, ClassifyOptions, ExplainOptions
 from .plan import Plan, make_plan, offers
 from .providers import PROVIDERS
-from .results import Classification, ExplainResult, Explanation, Heatmap, ImageInfo, Timings
+from .results import Classification, ExplainResult, Explanation, Heatmap, ImageInfo, Novelty, Timings
 
 log = logging.getLogger("paca.predictor")
+NOVELTY = "novelty"  # an output that is not the graph's: (B,), computed from logits and tokens
 T = TypeVar("T")
 P = ParamSpec("P")
 MAX_ROWS = 128  # of one request for tensors
@@ -59,6 +61,14 @@ class Capacity:
     decoders: int = 2
     runs: Share | None = None
     gradient_runs: Share | None = None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What is accepted, and what is called novel. novelty_threshold: of a score, 0 to 1."""
+
+    limits: images.Limits = field(default_factory=images.Limits)
+    novelty_threshold: float = THRESHOLD
 
 
 @dataclass(frozen=True)
@@ -107,7 +117,7 @@ class Predictor:
         version: str,
         *,
         capacity: Capacity | None = None,
-        limits: images.Limits | None = None,
+        policy: Policy | None = None,
         gradients: GradientEngine | None = None,
     ) -> None:
         """Self-tests and warms up first: BadArtifact where the engine does not give what its exporter
@@ -118,7 +128,7 @@ class Predictor:
         self.name, self.version = name, version
         self.manifest: Manifest = engine.manifest
         self.sha256 = engine.sha256
-        self._limits = limits or images.Limits()
+        self.policy = policy or Policy()
         self._engine, self._gradients = engine, gradients if engine.manifest.explain else None
         if self._gradients:
             self._gradients.self_test(engine)
@@ -181,14 +191,17 @@ class Predictor:
         options = options or ClassifyOptions()
         began = time.monotonic()
         decoded = await self._decode(data, max(self.manifest.preprocessing.size), deadline)
-        run = await self.batcher.submit(Picture(decoded.tensor), deadline)
+        outputs = ("tokens",) if self._engine.novelty else ()
+        run = await self.batcher.submit(Picture(decoded.tensor, outputs), deadline)
+        novelty = self._novelty(run.result)
         return Classification(
             model=self.name,
             model_version=self.version,
             image=decoded.info,
             predictions=assemble.predictions(run.result.logits, self.manifest, options.top_k),
             timings=_timings(began, decoded, run),
-            warnings=decoded.warnings,
+            warnings=self._warnings(decoded, novelty),
+            novelty=novelty,
         )
 
     def plan(self, options: ExplainOptions) -> Plan:
@@ -214,6 +227,7 @@ class Predictor:
         decoded = await self._decode(data, drawn, deadline)
         run = await self.batcher.submit(Picture(decoded.tensor, plan.outputs), deadline)
         outputs = {"logits": run.result.logits, **run.result.arrays}
+        novelty = self._novelty(run.result)
         started = time.monotonic()
         pairs = plan.pairs(run.result.logits)
         gradients = await self._gradient_maps(plan, outputs, pairs, deadline)
@@ -229,7 +243,8 @@ class Predictor:
             timings=_timings(
                 began, decoded, run, explain=explained - started, render=time.monotonic() - explained
             ),
-            warnings=decoded.warnings,
+            warnings=self._warnings(decoded, novelty),
+            novelty=novelty,
             explanations=tuple(parts),
         )
 
@@ -244,20 +259,31 @@ class Predictor:
     ) -> dict[str, np.ndarray]:
         """The graph as it is: tensors as the manifest's `input` says → the named outputs (all by default),
         each (B, ...). BadParameter for a wrong shape."""
-        known = tuple(self._engine.outputs)
+        known = tuple(self.outputs)
         names = known if outputs is None else outputs
         if unknown := [name for name in names if name not in known]:
             raise BadParameter(f"there is no output {unknown[0][:60]!r}; the model has: {', '.join(known)}")
         self._check_tensor(batch)
-        arrays = tuple(name for name in names if name != "logits")
+        graph = dict.fromkeys("tokens" if name == NOVELTY else name for name in names)
+        arrays = tuple(name for name in graph if name != "logits")
         runs = await gather(self.batcher.submit(Picture(row, arrays), deadline) for row in batch)
-        rows = [{"logits": run.result.logits, **run.result.arrays} for run in runs]
+        rows: list[dict[str, np.ndarray]] = []
+        for run in runs:
+            novelty = self._novelty(run.result) if NOVELTY in names else None
+            score = {} if novelty is None else {NOVELTY: np.array(novelty.score, np.float32)}
+            rows.append({"logits": run.result.logits, **run.result.arrays, **score})
         return {name: np.stack([row[name] for row in rows]) for name in names}
 
     @property
     def outputs(self) -> dict[str, list[int | str | None]]:
-        """Every output of the graph with its shape."""
-        return self._engine.outputs
+        """Every output with its shape: the graph's, and `novelty` where there are statistics for it."""
+        novelty: dict[str, list[int | str | None]] = {NOVELTY: [None]} if self._engine.novelty else {}
+        return {**self._engine.outputs, **novelty}
+
+    @property
+    def novelty(self) -> Statistics | None:
+        """The statistics of the model, None where it has none."""
+        return self._engine.novelty
 
     async def close(self) -> None:
         """Lets the calls that are under way finish, all their steps, then frees threads and sessions. Nobody
@@ -299,7 +325,7 @@ class Predictor:
 
     async def _decode(self, data: bytes, reduce_to: int, deadline: float | None) -> _Decoded:
         return await self._decoding.run(
-            data, self._limits, partial(self._prepare, reduce_to=reduce_to), deadline
+            data, self.policy.limits, partial(self._prepare, reduce_to=reduce_to), deadline
         )
 
     def _prepare(self, source: images.Source, reduce_to: int) -> _Decoded:
@@ -337,6 +363,24 @@ class Predictor:
                 log.error("no fresh session: %s", error)
             raise  # the batcher runs each picture once more, alone
         return [out.row(i) for i in range(len(pictures))]
+
+    def _novelty(self, outputs: Outputs) -> Novelty | None:
+        """Of one picture's outputs, the tokens among them."""
+        if self._engine.novelty is None:
+            return None
+        pooled = outputs.arrays["tokens"].mean(0)
+        score = self._engine.novelty.score(outputs.logits[None], pooled[None])[0]
+        return Novelty(float(score), self.policy.novelty_threshold)
+
+    def _warnings(self, decoded: _Decoded, novelty: Novelty | None) -> tuple[str, ...]:
+        if novelty is None or not novelty.is_novel:
+            return decoded.warnings
+        return (
+            *decoded.warnings,
+            f"this picture is less like the training pictures than {100 * novelty.score:.1f} % of known "
+            "ones: "
+            f"it may show none of the model's {len(self.manifest.labels)} classes",
+        )
 
     async def _gradient_maps(
         self,

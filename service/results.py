@@ -47,6 +47,19 @@ class Timings:
 
 
 @dataclass(frozen=True)
+class Novelty:
+    """score: share of known held-out pictures that look less novel. is_novel: whether it reaches
+    `threshold`."""
+
+    score: float
+    threshold: float
+
+    @property
+    def is_novel(self) -> bool:
+        return self.score >= self.threshold
+
+
+@dataclass(frozen=True)
 class Classification:
     model: str
     model_version: str
@@ -54,6 +67,7 @@ class Classification:
     predictions: tuple[Prediction, ...]
     timings: Timings
     warnings: tuple[str, ...] = ()
+    novelty: Novelty | None = None  # None where the model has no statistics
 
 
 @dataclass(frozen=True)

@@ -144,6 +144,12 @@ class Settings(ModelSettings, BaseSettings):
         "each.",
     )
     max_images: int = Field(16, ge=1, le=1024, description="Pictures in one request.")
+    novelty_threshold: float = Field(
+        0.95,
+        ge=0,
+        le=1,
+        description="Novelty from which a picture is called novel. 0.95 flags 1 in 20 known pictures.",
+    )
     root_path: str = Field("", description="Path prefix behind a reverse proxy, e.g. /vision.")
     workers: int = Field(
         1,

@@ -17,7 +17,7 @@ from .batcher import Room
 from .engine import Device, Engine, GradientEngine
 from .errors import BadArtifact
 from .images import Limits
-from .predictor import MAX_ROWS, Capacity, Predictor
+from .predictor import MAX_ROWS, Capacity, Policy, Predictor
 from .providers import PROVIDERS
 from .registry import Registry
 from .repository import FILES, ModelFiles
@@ -30,9 +30,9 @@ WAITING = 16
 
 @dataclass(frozen=True)
 class Shared:
-    """What all models of a process share: limits of pictures, and the cores they run on."""
+    """What all models of a process share: what is accepted, and the cores they run on."""
 
-    limits: Limits
+    policy: Policy
     runs: Room
     gradient_runs: Room = field(default_factory=lambda: Room(1))
 
@@ -41,7 +41,8 @@ def build_registry(settings: Settings) -> Registry:
     """A registry that loads the repository's models the way the settings say; nothing is loaded before its
     `start()`."""
     limits = Limits(max_bytes=int(settings.max_body_mb * 2**20), max_pixels=settings.max_pixels)
-    shared = Shared(limits, Room(max(1, cores() // settings.workers)))
+    policy = Policy(limits, settings.novelty_threshold)
+    shared = Shared(policy, Room(max(1, cores() // settings.workers)))
 
     def load(files: ModelFiles) -> Predictor:
         return load_predictor(files, settings, shared)
@@ -75,7 +76,7 @@ def load_predictor(files: ModelFiles, settings: Settings, shared: Shared) -> Pre
         files.name,
         files.version,
         capacity=_capacity(settings, engine, device, shared),
-        limits=shared.limits,
+        policy=shared.policy,
         gradients=gradients,
     )
 

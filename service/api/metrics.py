@@ -27,7 +27,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from ..errors import PacaError
 from ..registry import Registry
-from ..results import Timings
+from ..results import Classification
 from ..version import this_build
 from .context import Context
 from .problems import STATUS, UNFORESEEN, kind_of, row_of
@@ -40,6 +40,8 @@ OTHER = "other"
 CODES = sorted({200, UNFORESEEN.status, *(row.status for row in STATUS.values())})
 REASONS = sorted({kind_of(kind("")) for kind in STATUS})
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+MAX_CLASSES = 20  # of a model that have a series of their own
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -111,6 +113,11 @@ class Metrics:
             ("model", "version", "sha256", "provider", "precision"),
             "livemax",
         )
+        self.predicted = self._counter("predicted", "Pictures by their top class.", "model", "class")
+        self.top_score = self._histogram("top_score", "Score of the top class.", "model", SHARES)
+        self.novelty = self._histogram("novelty", "Novelty of the picture.", "model", SHARES)
+        self.novel = self._counter("novel", "Pictures that were called novel.", "model")
+        self._classes: dict[str, set[str]] = {}
         self.queue_depth = self._gauge("queue_depth", "Items waiting for the engine.", ("model", "queue"))
         self._counts = {
             field: self._counter(name, words, "model", "queue") for field, (name, words) in COUNTS.items()
@@ -168,13 +175,28 @@ class Metrics:
         elif row_of(error) != UNFORESEEN:
             self.rejected.labels(kind_of(error)).inc()
 
-    def picture(self, model: str, t: Timings) -> None:
-        """Observes the steps of one answered picture."""
+    def picture(self, model: str, result: Classification) -> None:
+        """Observes the steps and the novelty of one answered picture."""
+        t, best = result.timings, result.predictions[0]
+        self.top_score.labels(model).observe(best.score)
+        self.predicted.labels(model, self._class_label(model, best.label)).inc()
         for step, ms in (("decode", t.decode), ("queue", t.queue), ("inference", t.inference)):
             self._steps[step].labels(model).observe(ms / 1000)
         if t.explain or t.render:
             self._steps["postprocess"].labels(model).observe((t.explain + t.render) / 1000)
         self.batch_size.labels(model).observe(t.batch_size)
+        if result.novelty:
+            self.novelty.labels(model).observe(result.novelty.score)
+            if result.novelty.is_novel:
+                self.novel.labels(model).inc()
+
+    def _class_label(self, model: str, label: str) -> str:
+        """The class as a metric names it: each of the first MAX_CLASSES classes that a model answers has its
+        own series, all others count as OTHER."""
+        known = self._classes.setdefault(model, set())
+        if label not in known and len(known) < MAX_CLASSES:
+            known.add(label)
+        return label[:100] if label in known else OTHER
 
     def refresh(self, registry: Registry) -> None:
         """Reads gauges and counts off the registry; called about once a second. Never raises: where numbers
@@ -198,8 +220,14 @@ class Metrics:
                 loaded.add((p.name, p.version, p.sha256, p.provider, p.precision))
                 depths[p.name, QUEUES[0]] += p.batcher.depth
                 depths[p.name, QUEUES[1]] += p.gradient_batcher.depth if p.gradient_batcher else 0
-            for histogram in (*self._steps.values(), self.batch_size):
+            for histogram in (*self._steps.values(), self.batch_size, self.top_score):
                 histogram.labels(model.name)
+            labels = model.predictor.manifest.labels
+            for label in (*(labels if len(labels) <= MAX_CLASSES else ()), OTHER):
+                self.predicted.labels(model.name, label[:100])
+            if model.predictor.novelty:
+                self.novelty.labels(model.name)
+                self.novel.labels(model.name)
         for name, counters in registry.counters().items():
             for queue in QUEUES:
                 self.queue_depth.labels(name, queue).set(depths[name, queue])

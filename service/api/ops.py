@@ -89,6 +89,17 @@ class Stage(BaseModel):
     )
 
 
+class NoveltyInfo(BaseModel):
+    """What `novelty` in a response is made of, and what it is worth."""
+
+    method: str = Field(description="What is added up.", examples=["energy and a linear probe"])
+    references: int = Field(description="Held-out known pictures that it is compared with.", examples=[909])
+    measured: dict[str, float] = Field(
+        description="What was measured, e.g. the share of foreign pictures that is flagged.",
+        examples=[{"flagged_foreign": 0.45, "kept_known": 0.95}],
+    )
+
+
 class MethodDetail(BaseModel):
     """A way of explaining, for people."""
 
@@ -126,6 +137,7 @@ class ModelInfo(BaseModel):
         description="Class names; the position is the class id.", examples=[["tench", "golf ball"]]
     )
     accuracy: dict[str, Any] = Field(description="Measured figures, where known.")
+    novelty: NoveltyInfo | None = Field(None, description="Only where the model has statistics for it.")
 
 
 class ModelList(NotLoaded):
@@ -193,7 +205,7 @@ def _not_loaded(registry: Registry) -> dict[str, Any]:
 
 def describe(status: ModelStatus, default: str | None) -> ModelInfo:
     predictor: Predictor = status.predictor
-    m, methods = predictor.manifest, available(predictor.offers)
+    m, methods, novelty = predictor.manifest, available(predictor.offers), predictor.novelty
     return ModelInfo(
         name=status.name,
         version=predictor.version,
@@ -215,4 +227,9 @@ def describe(status: ModelStatus, default: str | None) -> ModelInfo:
         parameters=m.parameters,
         labels=list(m.labels),
         accuracy=m.accuracy,
+        novelty=None
+        if novelty is None
+        else NoveltyInfo(
+            method=novelty.method, references=len(novelty.sorted_scores), measured=dict(novelty.measured)
+        ),
     )

@@ -33,7 +33,10 @@ class Wire(BaseModel):
 class Prediction(Wire):
     label: str = Field(description="Class name.", examples=["golf ball"])
     class_id: int = Field(description="Class number, from 0.", examples=[8])
-    score: float = Field(description="Softmax probability, 0 to 1.", examples=[0.97])
+    score: float = Field(
+        description="Softmax probability, 0 to 1, given that the picture shows one of the classes.",
+        examples=[0.97],
+    )
     logit: float = Field(description="The network's output before the softmax.", examples=[9.1])
 
 
@@ -58,6 +61,20 @@ class Timings(Wire):
     total: float = Field(description="Milliseconds from complete body to answer.", examples=[12.9])
 
 
+class Novelty(Wire):
+    """How unlike the training pictures this one is. Only where the model has statistics for it."""
+
+    score: float = Field(
+        description="Share of known held-out pictures that look less novel, 0 to 1.", examples=[0.988]
+    )
+    threshold: float = Field(description="From here on it is called novel.", examples=[0.95])
+    is_novel: bool = Field(
+        description="Whether the picture may show none of the classes. A picture that is not flagged is not "
+        "thereby known.",
+        examples=[True],
+    )
+
+
 class ClassifyResponse(Wire):
     """The answer to one picture."""
 
@@ -69,6 +86,7 @@ class ClassifyResponse(Wire):
     model_version: str = Field(description="Which version of it.", examples=["1"])
     image: ImageInfo
     predictions: list[Prediction] = Field(description="Best first, `top_k` of them.")
+    novelty: Novelty | None = None
     timings_ms: Timings
     warnings: list[str] = Field(
         [], description="What the caller should know, e.g. that only the first frame was used.", examples=[[]]
@@ -301,6 +319,7 @@ def _common(result: results.Classification, request_id: str, drawn: bool = False
             )
             for p in result.predictions
         ],
+        "novelty": _maybe(Novelty, result.novelty),
         "timings_ms": Timings(**{name: round(value, 3) for name, value in steps.items()}),
         "warnings": list(result.warnings),
     }

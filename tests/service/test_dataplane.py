@@ -50,7 +50,7 @@ def test_every_picture_gets_its_own_result_or_error_in_order(on_plane, jpeg):
     call, seen = Call(), []
     results = on_plane(
         lambda plane: plane.classify([jpeg, b"no picture", BadImage("torn"), jpeg], ClassifyOptions(), call),
-        observe=lambda model, timings: seen.append((model, timings)),
+        observe=lambda model, result: seen.append((model, result.timings)),
     )
     assert [type(result).__name__ for result in results] == [
         "Classification",
