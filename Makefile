@@ -5,6 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 RUNTIME ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 PORT   ?= 8000
+PYTEST ?=
 SOAK   ?= tests/faults tests/service/api/test_fuzz.py tests/service/images/test_decode.py
 
 .DEFAULT_GOAL := help
@@ -39,7 +40,7 @@ check: $(VENV)/.setup  ## format, lint, types, import contracts, security
 	$(BIN)/bandit -q -r service export -c pyproject.toml
 
 test: $(VENV)/.setup  ## the test suite
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile $(PYTEST)
 
 soak: $(VENV)/.setup  ## the fault tests at full counts; hours, resumable (build/soak.jsonl); a part: make soak SOAK=tests/faults/test_clock.py
 	PACA_SOAK=1 $(BIN)/pytest $(SOAK) --timeout 0

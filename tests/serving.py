@@ -79,6 +79,8 @@ def served(models: Path | None, command: Sequence[str] = PACA, **settings: objec
                 member.kill()
         process.kill()
         process.wait()
+        if process.stdout:
+            process.stdout.close()
 
 
 def free_port() -> int:
