@@ -150,6 +150,11 @@ class Settings(ModelSettings, BaseSettings):
         le=1,
         description="Novelty from which a picture is called novel. 0.95 flags 1 in 20 known pictures.",
     )
+    answer_log: Path | None = Field(
+        None,
+        description="File to which every answer is appended as a line of JSON, with the picture's sha256. "
+        "Rotated at 64 MiB; opens POST /feedback. Default: no log.",
+    )
     root_path: str = Field("", description="Path prefix behind a reverse proxy, e.g. /vision.")
     workers: int = Field(
         1,

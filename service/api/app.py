@@ -19,6 +19,7 @@ from ..registry import Registry
 from ..settings import Settings
 from ..wiring import build_registry
 from . import oip, openapi, ops, pages, problems, routes
+from .answer_log import AnswerLog
 from .keys import ApiKeys
 from .metrics import Metrics
 from .middleware import RequestMiddleware
@@ -63,9 +64,10 @@ def create_app(settings: Settings | None = None, registry: Registry | None = Non
         openapi_url="/openapi.json" if settings.docs else None,
     )
     plane = DataPlane(registry, max_images=settings.max_images, observe=metrics.picture)
-    app.state.paca = State(settings, registry, metrics, keys, plane, spans)
+    answers = AnswerLog(settings.answer_log) if settings.answer_log else None
+    app.state.paca = State(settings, registry, metrics, keys, plane, spans, answers)
     problems.install(app)
-    openapi.install(app, (InferenceRequest,))
+    openapi.install(app, (InferenceRequest, routes.Feedback))
     for part in PARTS:
         app.include_router(part.router)
     if settings.docs:
@@ -107,7 +109,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
     async def watch() -> None:
         while True:
-            shared.metrics.refresh(shared.registry)
+            shared.metrics.refresh(shared.registry, shared.answers)
             await asyncio.sleep(1)
 
     tasks = [asyncio.create_task(start()), asyncio.create_task(watch())]
@@ -120,5 +122,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
             await shared.registry.close()
         finally:
+            if shared.answers:
+                await asyncio.to_thread(shared.answers.close)
             if shared.tracing:
                 await asyncio.to_thread(shared.tracing.close)

@@ -29,6 +29,7 @@ from ..errors import PacaError
 from ..registry import Registry
 from ..results import Classification
 from ..version import this_build
+from .answer_log import AnswerLog
 from .context import Context
 from .problems import STATUS, UNFORESEEN, kind_of, row_of
 
@@ -92,6 +93,7 @@ class Metrics:
             "request_seconds", "Seconds from headers to answer.", "endpoint", SECONDS
         )
         self.rejected = self._counter("rejected", "Requests refused, by reason.", "reason")
+        self.answers_lost = self._counter("answers_lost", "Entries that the answer log could not take.")
         self.cancelled = self._counter("cancelled", "Requests whose caller left before the answer.")
         self.in_flight = self._gauge("in_flight", "Requests being answered.")
         for endpoint in (*self._endpoints, OTHER):
@@ -198,11 +200,12 @@ class Metrics:
             known.add(label)
         return label[:100] if label in known else OTHER
 
-    def refresh(self, registry: Registry) -> None:
+    def refresh(self, registry: Registry, answers: AnswerLog | None) -> None:
         """Reads gauges and counts off the registry; called about once a second. Never raises: where numbers
         cannot be written, the old ones stay, and it is said once."""
         try:
             self._refresh(registry)
+            self._raise_to(self.answers_lost, answers.lost if answers else 0)
             self._complained = ""
         except Exception as error:  # the files of several workers fail in whatever way the disk does
             if str(error) != self._complained:

@@ -11,6 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.responses import Response
 
 from .. import __version__, images
 from .problems import MEDIA_TYPE, STATUS
@@ -66,6 +67,26 @@ def inference(request: type[BaseModel], answer: type[BaseModel], failure: type[B
                 "content": {"application/json": {"schema": schema}, "application/octet-stream": raw},
             },
             "parameters": [length | {"description": "Bytes of the JSON part, where raw tensors follow it."}],
+        },
+    }
+
+
+def feedback(body: type[BaseModel]) -> dict[str, Any]:
+    """Keyword arguments of the route decorator for /feedback."""
+    model = {"name": "model", "in": "query", "required": False, "schema": {"type": "string"}}
+    return {
+        "tags": ["Photos"],
+        "status_code": 204,
+        "response_class": Response,
+        "responses": errors(400, 404, 408, 413, 415, 422, 503),
+        "openapi_extra": {
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/json": {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}
+                },
+            },
+            "parameters": [model | {"description": "Whose class it is. Default: the default model."}],
         },
     }
 

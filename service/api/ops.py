@@ -191,7 +191,7 @@ async def metrics(request: Request) -> Response:
     app = state(request.app)
     if not app.settings.metrics:
         raise NotFound("metrics are switched off (PACA_METRICS)")
-    app.metrics.refresh(app.registry)
+    app.metrics.refresh(app.registry, app.answers)
     text, content_type = app.metrics.render()
     return Response(text, media_type=content_type)
 

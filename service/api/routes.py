@@ -8,25 +8,28 @@ from functools import partial
 from typing import TypeVar
 
 from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
-from ..errors import PacaError
+from ..errors import MalformedRequest, PacaError
 from ..options import ClassifyOptions, ExplainOptions
+from ..plan import class_id
 from ..report import report_pieces
 from ..results import Classification, ExplainResult
 from . import openapi, schemas
 from .context import context
 from .negotiate import choose
 from .parameters import Options, parse, parse_query
-from .problems import NotAcceptable, problem
+from .problems import NotAcceptable, NotFound, problem
 from .schemas import Problem, Wire
 from .serialise import in_pieces, off_loop
 from .state import state
-from .uploads import Upload, disconnected, read_body, unpack
+from .uploads import Upload, disconnected, load_json, read_body, unpack
 
 router = APIRouter()
 JSON = "application/json"
 HTML = "text/html"
+MAX_FEEDBACK_BYTES, MAX_FEEDBACK_VALUES = 4096, 8
 REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 PICTURES = {"image/webp": "webp", "image/png": "png", "image/jpeg": "jpeg"}
 Result = TypeVar("Result", bound=Classification)
@@ -38,6 +41,7 @@ async def classify(request: Request) -> Response:
     choose(request.headers.get("accept"), (JSON,))
     upload, options = await _read(request, ClassifyOptions)
     results = await state(request.app).plane.classify(upload.pictures, options, context(request.scope))
+    _note(request, upload, results)
     pieces = _json(request, upload, results, schemas.classified)
     return Response(b"".join(pieces), media_type=JSON)  # at most 16 pictures with 1,000 short lines each
 
@@ -60,6 +64,7 @@ async def explain(request: Request) -> Response:
         render = options.render if "render" in options.model_fields_set else ("overlay",)
         options = options.model_copy(update={"format": PICTURES[media], "render": render})
     results = await state(request.app).plane.explain(upload.pictures, options, context(request.scope))
+    _note(request, upload, results)
     if media in PICTURES:
         return _picture(_single(results))
     if media == HTML:
@@ -67,6 +72,44 @@ async def explain(request: Request) -> Response:
         return await in_pieces(page, HTML, {"Content-Security-Policy": REPORT_POLICY})
     shape = partial(schemas.explained, arrays=options.arrays)
     return await in_pieces(_json(request, upload, results, shape), JSON)
+
+
+class Feedback(BaseModel):
+    """What a picture really shows, as its user says."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str = Field(min_length=1, max_length=200, description="The answer's id.", examples=["5f0c9a"])
+    label: str = Field(min_length=1, max_length=200, description="A class of the model.", examples=["church"])
+
+
+@router.post("/feedback", **openapi.feedback(Feedback))
+async def feedback(request: Request) -> Response:
+    """Appends to the answer log what a picture really shows. The id is not looked up."""
+    app, call = state(request.app), context(request.scope)
+    if app.answers is None:
+        raise NotFound("this server keeps no answers (PACA_ANSWER_LOG)")
+    model = parse_query(request.scope["query_string"]).get("model", [None])[0]
+    predictor = app.plane.select(model)
+    body = await read_body(request.headers, request.receive, MAX_FEEDBACK_BYTES)
+    call.bytes_in = len(body)
+    try:
+        said = Feedback.model_validate(load_json(body, MAX_FEEDBACK_VALUES))
+    except ValidationError:
+        raise MalformedRequest('feedback is JSON like {"id": "5f0c9a", "label": "church"}') from None
+    label = predictor.manifest.labels[class_id(said.label, predictor.manifest.labels)]
+    app.answers.feedback(said.id, predictor.name, label)
+    return Response(status_code=204)
+
+
+def _note(request: Request, upload: Upload, results: Sequence[Classification | PacaError]) -> None:
+    """Into the answer log, where there is one: each picture's result."""
+    answers, request_id = state(request.app).answers, context(request.scope).request_id
+    if answers is None:
+        return
+    for i, (picture, result) in enumerate(zip(upload.pictures, results, strict=True)):
+        if isinstance(picture, bytes) and not isinstance(result, PacaError):
+            answers.answered(f"{request_id}-{i}" if upload.several else request_id, picture, result)
 
 
 def _picture_types(options: ExplainOptions) -> list[str]:

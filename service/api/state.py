@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from ..dataplane import DataPlane
 from ..registry import Registry
 from ..settings import Settings
+from .answer_log import AnswerLog
 from .keys import ApiKeys
 from .metrics import Metrics
 from .tracing import Tracing
@@ -16,8 +17,8 @@ from .tracing import Tracing
 
 @dataclass
 class State:
-    """keys: None where the server is open. failure: why the models could not be loaded, once that is certain;
-    the server then exits with it."""
+    """keys: None where the server is open. answers: None where none are kept. failure: why the models could
+    not be loaded, once that is certain; the server then exits with it."""
 
     settings: Settings
     registry: Registry
@@ -25,6 +26,7 @@ class State:
     keys: ApiKeys | None
     plane: DataPlane
     tracing: Tracing | None
+    answers: AnswerLog | None = None
     failure: Exception | None = None
 
     @property

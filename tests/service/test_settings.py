@@ -1,6 +1,7 @@
 """Settings: from PACA_* variables only, checked at start, and every one documented."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from service.settings import ModelSettings, Settings, cores, misspelt
 
 CONTRACT = """HOST, PORT, MODELS, DEFAULT_MODEL, PROVIDER, DEVICE_ID, PRECISION, INSTANCES,
 THREADS, MAX_BATCH, MAX_WAIT_MS, QUEUE_SIZE, DEADLINE_MS,
-MAX_BODY_MB, MAX_PIXELS, MAX_IMAGES, NOVELTY_THRESHOLD, ROOT_PATH, WORKERS, API_KEYS, CORS_ORIGINS,
+MAX_BODY_MB, MAX_PIXELS, MAX_IMAGES, NOVELTY_THRESHOLD,
+ANSWER_LOG, ROOT_PATH, WORKERS, API_KEYS, CORS_ORIGINS,
 LOG_FORMAT, LOG_LEVEL, OTEL, METRICS, DOCS, DEMO, WATCH_MODELS"""
 
 
@@ -173,3 +175,9 @@ def test_settings_of_a_model_that_cannot_be_are_refused_in_one_line(
         read(tmp_path, text)
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("config.json")
+
+
+def test_the_documented_settings_are_all_there_are() -> None:
+    text = (Path(__file__).parents[2] / "docs/operations.md").read_text("utf-8")
+    documented = re.findall(r"^\| `PACA_(\w+)` \|", text, re.M)
+    assert sorted(documented) == sorted(name.upper() for name in Settings.model_fields)
