@@ -23,8 +23,8 @@ MAX_BATCH, MIN_SIDE, MAX_SIDE = 256, 32, 2048
 
 
 class Served(nn.Module):
-    """What the server runs: image → (logits, tokens, assignment_s of every clustering stage, features of the
-    stage where explain.onnx takes over).
+    """What the server runs: image → (logits, tokens, assignment_s of every clustering stage, membership_s of
+    every stage whose clusters compete, features of the stage where explain.onnx takes over).
 
     explain_stage: from 1; 0 = the patch embedding, None = no features.
     """
@@ -43,8 +43,10 @@ class Served(nn.Module):
 
     @property
     def output_names(self) -> list[str]:
-        stages = [f"assignment_{i}" for i, stage in enumerate(self.model.config.stages, 1) if stage.clusters]
-        return ["logits", "tokens", *stages, *(["features"] if self.explain_stage is not None else [])]
+        stages, shown = self.model.config.stages, self.model.config.shown
+        maps = [f"assignment_{i}" for i in shown]
+        maps += [f"membership_{i}" for i, reader in shown.items() if stages[reader - 1].competes]
+        return ["logits", "tokens", *maps, *(["features"] if self.explain_stage is not None else [])]
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         if self.input_kind == "uint8":  # (B, H, W, 3) → normalised (B, 3, H, W)
@@ -54,7 +56,8 @@ class Served(nn.Module):
         tokens = found.tokens[-1]
         maps = [
             z.unflatten(2, grid)
-            for z, grid in zip(found.assignments, found.grids, strict=True)
+            for every in (found.assignments, found.memberships)
+            for z, grid in zip(every, found.grids, strict=True)
             if z is not None
         ]
         starts = [to_tokens(embedded), *found.tokens]

@@ -21,6 +21,17 @@ CONFIG = PaCaConfig(
 )
 
 
+COMPETING = dataclasses.replace(
+    CONFIG,
+    stages=(
+        StageConfig(8, 2, 2, 5),
+        StageConfig(12, 2, 3, 4, normalise="clusters"),
+        StageConfig(16, 1, 4, 4, normalise="clusters", source="previous"),
+    ),
+    pool="cluster",
+)
+
+
 @pytest.fixture
 def model() -> PaCaViT:
     torch.manual_seed(0)
@@ -59,6 +70,52 @@ def test_a_gate_gives_patches_shares_of_the_mean_and_logits_stay_their_sum() -> 
     found = model.features(image)
     torch.testing.assert_close(found.shares.sum(1), torch.ones(2))
     assert found.shares.max() > 2 * found.shares.min()
+    contributions = found.tokens[-1] @ model.head.weight.T / found.tokens[-1].shape[1]
+    torch.testing.assert_close(contributions.sum(1) + model.head.bias, model(image))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (48, 20), (33, 41)])
+def test_competing_clusters_share_every_patch_and_their_rows_stay_distributions(
+    size: tuple[int, int],
+) -> None:
+    torch.manual_seed(3)
+    found = PaCaViT(COMPETING).eval().features(torch.randn(2, 3, *size))
+    assert [a is None for a in found.assignments] == [False, False, True]
+    assert [m is None for m in found.memberships] == [True, False, True]
+    membership, assignment = found.memberships[1], found.assignments[1]
+    assert membership is not None
+    height, width = found.grids[1]
+    torch.testing.assert_close(membership.sum(1), torch.ones(2, height * width))
+    torch.testing.assert_close(assignment, membership / membership.sum(-1, keepdim=True))
+
+
+def test_the_last_stage_reads_the_clusters_of_the_stage_before_on_its_own_grid() -> None:
+    torch.manual_seed(3)
+    model = PaCaViT(COMPETING).eval()
+    seen = []
+    model.stage3[0].register_forward_pre_hook(lambda module, args: seen.append(args[2]))
+    found = model.features(torch.randn(2, 3, 32, 32))
+    membership = found.memberships[1]
+    assert membership is not None
+    coarse = F.avg_pool2d(membership.unflatten(2, (4, 4)), 2).flatten(2)
+    torch.testing.assert_close(seen[0].membership, coarse)
+    torch.testing.assert_close(seen[0].assignment.sum(-1), torch.ones(2, 4))
+    again = model.after(found.tokens[1], 2, found.grids[1])
+    torch.testing.assert_close(again.tokens[-1], found.tokens[-1])
+
+
+def test_with_the_gate_of_clusters_a_patch_speaks_as_loud_as_its_clusters() -> None:
+    torch.manual_seed(3)
+    model = PaCaViT(COMPETING).eval()
+    torch.nn.init.normal_(model.pool.cluster_score.weight)
+    image = torch.randn(2, 3, 32, 32)
+    found = model.features(image)
+    torch.testing.assert_close(found.shares.sum(1), torch.ones(2))
+    assert found.memberships[1] is not None
+    a = F.avg_pool2d(found.memberships[1].unflatten(2, (4, 4)), 2).flatten(2)
+    tokens = a / a.sum(-1, keepdim=True) @ found.ungated
+    spoken = (a * model.pool.cluster_score(tokens).exp()).sum(1)
+    torch.testing.assert_close(found.shares, spoken / spoken.sum(1, keepdim=True))
     contributions = found.tokens[-1] @ model.head.weight.T / found.tokens[-1].shape[1]
     torch.testing.assert_close(contributions.sum(1) + model.head.bias, model(image))
 
