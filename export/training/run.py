@@ -62,7 +62,7 @@ def run(
     say(_what(recipe, ready, time.monotonic() - began))
     for line in ready.train.skipped:
         say(f"skipped, cannot be read: {line}")
-    state = start(ready.config, ready.recipe, where, ready.weights)
+    state = start(ready.config, ready.recipe, where, ready.weights, ready.objective)
     fit(state, ready.recipe, ready.train, ready.held_out, out, track, say)
     return finalise(recipe, ready, out, console, where)
 
