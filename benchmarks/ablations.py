@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -33,7 +34,6 @@ from export.training.recipes import (
     Options,
     base_of,
     embedded_material,
-    gate_of_clusters,
     open_world,
 )
 from export.training.split import tail
@@ -45,7 +45,12 @@ NO_COHERENCE = Coherence(0, 0, 0, 0, 0)
 ALONE = Supervision(0, 0, 0, 0, 0, 0, NO_COHERENCE)
 
 
-def compete(clusters: int = 16, pool: str = "cluster", last: bool = True) -> PaCaConfig:
+def gate_of_clusters(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A gate of patches as the start of one of clusters, whose tokens are means of patches."""
+    return {k.replace("pool.score.", "pool.cluster_score."): v for k, v in weights.items()}
+
+
+def compete(clusters: int = 12, pool: str = "gated", last: bool = True) -> PaCaConfig:
     """The embedded network with other clusters, gate or last stage."""
     config = variant("paca_compete_128")
     first, second, third = config.stages
@@ -56,19 +61,18 @@ def compete(clusters: int = 16, pool: str = "cluster", last: bool = True) -> PaC
 
 ROWS: dict[str, tuple[PaCaConfig, Supervision]] = {
     "control": (variant("paca_small_128"), ALONE),
-    "compete": (compete(pool="gated", last=False), ALONE),
-    "last stage": (compete(pool="gated"), ALONE),
-    "pool": (compete(), ALONE),
+    "compete": (compete(last=False), ALONE),
+    "last stage": (compete(), ALONE),
     "coherence": (compete(), dataclasses.replace(ALONE, coherence=FULL.coherence)),
     "foreign": (
         compete(),
         dataclasses.replace(ALONE, coherence=FULL.coherence, foreign=FULL.foreign, even=FULL.even),
     ),
-    "answers": (compete(), dataclasses.replace(FULL, deep=0, fine=0)),
     "full": (compete(), FULL),
-    "full, gated": (compete(pool="gated"), FULL),
+    "full, pool of clusters": (compete(pool="cluster"), FULL),
+    "full, maps": (compete(), dataclasses.replace(FULL, deep=1.0, fine=0.5)),
     "full, M = 8": (compete(8), FULL),
-    "full, M = 12": (compete(12), FULL),
+    "full, M = 16": (compete(16), FULL),
 }
 
 

@@ -29,7 +29,7 @@ class Coherence:
 
     reconstruction: float = 1.0
     codebook: float = 0.5
-    smoothness: float = 0.3
+    smoothness: float = 0.5
     entropy: float = 0.05
     balance: float = 0.3
 

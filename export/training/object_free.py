@@ -37,6 +37,8 @@ def object_free(model: PaCaViT, pictures: Pictures, count: int, seed: int = 0) -
         changes = [_paint_out] * half + [_corner] * (len(some) - half)
         found = [change(x, s) for change, x, s in zip(changes, some.images, shares, strict=True)]
         kept = [j for j, x in enumerate(found) if x is not None]
+        if not kept:
+            continue
         tried = np.stack([found[j] for j in kept])  # type: ignore[misc]
         scores = predict_batch(model, tried).softmax(1)[range(len(kept)), some.labels[kept]]
         made += [x for x, score in zip(tried, scores, strict=True) if score < SEEN]

@@ -33,15 +33,16 @@ class Supervision:
 
     even: cross-entropy of foreign pictures to the even answer, but for what the teacher sees of the ten.
     ten: share of the teacher in the answer to known pictures. thousand: its 1,000 answers, by an auxiliary
-    head. deep, fine: its feature maps, told by the last tokens and by those of the stage before.
+    head. deep, fine: its feature maps, told by the last tokens and by those of the stage before; off, since
+    two epochs with them cost seven points (docs/training.md).
     """
 
     foreign: int = 24
     even: float = 0.5
     ten: float = 0.5
     thousand: float = 0.5
-    deep: float = 1.0
-    fine: float = 0.5
+    deep: float = 0.0
+    fine: float = 0.0
     coherence: Coherence = field(default_factory=Coherence)
 
     @property

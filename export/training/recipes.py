@@ -102,16 +102,10 @@ def embedded(options: Options) -> Plan:
     kept, held_out = tail(train, 0.1)
     recipe = dataclasses.replace(EMBEDDED, epochs=options.epochs or EMBEDDED.epochs, seed=options.seed)
     material = embedded_material(options.data, kept, base)
-    started = dataclasses.replace(base, config=config, weights=gate_of_clusters(base.weights))
     return dataclasses.replace(
-        _plan(started, recipe, kept, held_out, {"validation": validation}),
+        _plan(dataclasses.replace(base, config=config), recipe, kept, held_out, {"validation": validation}),
         objective=lambda model: open_world(material, recipe, model),
     )
-
-
-def gate_of_clusters(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A gate of patches as the start of one of clusters, whose tokens are means of patches."""
-    return {k.replace("pool.score.", "pool.cluster_score."): v for k, v in weights.items()}
 
 
 def embedded_material(data: Path, kept: Pictures, base: Base) -> Material:
