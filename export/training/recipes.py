@@ -197,9 +197,9 @@ def folder(options: Options) -> Plan:
 
 RECIPES: dict[str, Callable[[Options], Plan]] = {
     "imagenette": imagenette,
-    "embedded": embedded,
     "cifar10": cifar10,
     "folder": folder,
+    "embedded": embedded,
 }
 
 
