@@ -31,7 +31,8 @@ def preprocessing(config: PaCaConfig) -> Preprocessing:
 
 
 def stages(config: PaCaConfig) -> tuple[StageInfo, ...]:
-    """One entry a stage, with the grid at the config's image size and the graph output of its assignment."""
+    """One entry a stage, with the grid at the config's image size and the graph output of its assignment;
+    none where a stage reads the clusters of the stage before."""
     return tuple(
         StageInfo(
             i,
@@ -40,7 +41,7 @@ def stages(config: PaCaConfig) -> tuple[StageInfo, ...]:
             s.depth,
             s.clusters,
             s.clustering if s.clusters else None,
-            f"assignment_{i}" if s.clusters else None,
+            f"assignment_{i}" if i in config.shown else None,
         )
         for i, (s, grid) in enumerate(zip(config.stages, config.grids(), strict=True), 1)
     )

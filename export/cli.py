@@ -100,7 +100,7 @@ def export(
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="imagenette, cifar10 or folder.")],
+    recipe: Annotated[str, typer.Argument(help="embedded, imagenette, cifar10 or folder.")],
     data: Annotated[Path, typer.Option("--data", "-d", help="Where the pictures are.")],
     out: Annotated[
         Path | None,

@@ -53,7 +53,7 @@ class Gradients(nn.Module):
         self.stage = stage
         self.grid = model.config.grids()[max(stage, 1) - 1]
         self.maps = tuple(range(max(stage, 1), len(model.config.stages)))
-        self.effects = tuple(i for i, s in enumerate(model.config.stages, 1) if i > stage and s.clusters)
+        self.effects = tuple(i for i, reader in model.config.shown.items() if reader > stage)
         use_attention(self.model, attend_explicit)
 
     @property
@@ -83,9 +83,10 @@ class Gradients(nn.Module):
         return (*maps, *gradients[len(wanted) :])
 
     def _readers(self, stage: int) -> list[ClusterAttention]:
-        """The attentions of a stage that use the assignment the model shows: those from the last clustering
+        """The attentions that use the assignment the model shows of a stage: those from the last clustering
         on."""
-        attentions = [block.attn for block in getattr(self.model, f"stage{stage}")]
+        reader = self.model.config.shown[stage]
+        attentions = [block.attn for block in getattr(self.model, f"stage{reader}")]
         owners = [i for i, attention in enumerate(attentions) if attention.owns_clustering]
         return attentions[owners[-1] if owners else 0 :]
 

@@ -32,6 +32,8 @@ def lower(model: PaCaViT, size: tuple[int, int] | None = None) -> PaCaViT:
     """
     lowered = copy.deepcopy(model).eval().requires_grad_(False)
     lowered.set_submodule("patch_embed", _lower_stem(lowered.patch_embed, size))
+    if size and any(stage.source == "previous" for stage in model.config.stages):
+        lowered.average = MatrixAverage(model.config.grids(size))
     for name, module in list(lowered.named_modules()):
         if isinstance(module, Mlp):
             lowered.set_submodule(name, MapMlp(module))
@@ -129,6 +131,20 @@ class MatrixResize(nn.Module):
         rows, columns = (
             getattr(self, f"from{fro}to{to}") for fro, to in zip(x.shape[-2:], size, strict=True)
         )
+        return rows.T @ (x @ columns)
+
+
+class MatrixAverage(nn.Module):
+    """`model.average` of the known `grids` as two matrix products: the gradient graph then needs no backward
+    of a pooling."""
+
+    def __init__(self, grids: tuple[Grid, ...]) -> None:
+        super().__init__()
+        for side in {side for grid in grids for side in grid}:
+            self.register_buffer(f"from{side}", F.avg_pool1d(torch.eye(side)[None], 2, ceil_mode=True)[0])
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        rows, columns = (getattr(self, f"from{side}") for side in grid)
         return rows.T @ (x @ columns)
 
 

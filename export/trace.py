@@ -23,8 +23,8 @@ MAX_BATCH, MIN_SIDE, MAX_SIDE = 256, 32, 2048
 
 
 class Served(nn.Module):
-    """What the server runs: image → (logits, tokens, assignment_s of every clustering stage, features of the
-    stage where explain.onnx takes over).
+    """What the server runs: image → (logits, tokens, assignment_s of every clustering stage, membership_s of
+    every stage whose clusters compete, features of the stage where explain.onnx takes over).
 
     explain_stage: from 1; 0 = the patch embedding, None = no features.
     """
@@ -44,8 +44,11 @@ class Served(nn.Module):
     @property
     def roles(self) -> dict[str, str]:
         """The graph's outputs in order, by name, with their roles in the manifest."""
-        stages = [f"assignment_{i}" for i, stage in enumerate(self.model.config.stages, 1) if stage.clusters]
-        roles = {"logits": "logits", "tokens": "tokens", **dict.fromkeys(stages, "assignment")}
+        stages, shown = self.model.config.stages, self.model.config.shown
+        competing = [i for i, reader in shown.items() if stages[reader - 1].competes]
+        roles = {"logits": "logits", "tokens": "tokens"}
+        roles |= {f"assignment_{i}": "assignment" for i in shown}
+        roles |= {f"membership_{i}": "membership" for i in competing}
         return roles | ({"features": "features"} if self.explain_stage is not None else {})
 
     @property
@@ -60,7 +63,8 @@ class Served(nn.Module):
         tokens = found.tokens[-1]
         maps = [
             z.unflatten(2, grid)
-            for z, grid in zip(found.assignments, found.grids, strict=True)
+            for every in (found.assignments, found.memberships)
+            for z, grid in zip(every, found.grids, strict=True)
             if z is not None
         ]
         starts = [to_tokens(embedded), *found.tokens]

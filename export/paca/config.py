@@ -14,6 +14,8 @@ from typing import Any
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+LEARNED = ("conv", "mlp", "linear")  # clusterings that score patches with a small net
+POOLS = ("mean", "gated", "cluster")
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,10 @@ class StageConfig:
     clustering: a key of `clustering.CLUSTERINGS`, or "teacher" (assignments come from the external
     ConvMixer). cluster_every: which blocks own a clustering net: 0 = the first only and the others reuse it
     ("stage-wise"), k >= 1 = every k-th.
+    normalise: "patches", as published: every cluster is a softmax over patches; or "clusters": clusters
+    compete, a softmax over clusters at every patch, whose rows are then normalised over patches.
+    source: "own" = clusters form among the stage's own tokens; "previous" = among the normed tokens of the
+    stage before, on its grid; the memberships are averaged to this one.
     """
 
     dim: int
@@ -33,16 +39,30 @@ class StageConfig:
     clustering: str = "conv"
     cluster_every: int = 0
     mlp_ratio: float = 4.0
+    normalise: str = "patches"
+    source: str = "own"
 
     def __post_init__(self) -> None:
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
         if min(self.dim, self.depth, self.heads) < 1 or self.clusters < 0:
             raise ValueError(f"dim, depth and heads must be positive and clusters >= 0: {self}")
+        if self.normalise not in ("patches", "clusters"):
+            raise ValueError(f"normalise must be 'patches' or 'clusters', not {self.normalise!r}")
+        if self.source not in ("own", "previous"):
+            raise ValueError(f"source must be 'own' or 'previous', not {self.source!r}")
+        if self.competes and self.clustering not in LEARNED:
+            raise ValueError(f"only learned clusters can compete ({', '.join(LEARNED)}): {self.clustering}")
+        if self.source == "previous" and not self.competes:
+            raise ValueError("clusters of the stage before can only be read where clusters compete")
+
+    @property
+    def competes(self) -> bool:
+        return self.clusters > 0 and self.normalise == "clusters"
 
     def owns_clustering(self, block: int) -> bool:
         """Whether block number `block` (from 0) has a clustering net of its own."""
-        if not self.clusters or self.clustering == "teacher":
+        if not self.clusters or self.clustering == "teacher" or self.source == "previous":
             return False
         return block == 0 or (self.cluster_every > 0 and block % self.cluster_every == 0)
 
@@ -54,8 +74,9 @@ class PaCaConfig:
 
     stem: "conv" = the paper's patch embedding (3x3 stride-2 convolutions with nothing between); "conv_norm"
     puts BatchNorm and GELU between them. pool: how the last patches become one vector: "mean", as published,
-    or "gated", where a learned score gives each patch its share. teacher_depths: blocks per stage of the
-    external ConvMixer teacher; empty = none. crop: share of the resized picture that is kept (centre crop);
+    or "gated", where a learned score gives each patch its share, or "cluster", where it gives one to each
+    cluster of the last stage. teacher_depths: blocks per stage of the external ConvMixer teacher; empty =
+    none. crop: share of the resized picture that is kept (centre crop);
     1.0 with `resize="stretch"` = the whole picture, aspect not kept.
     """
 
@@ -82,8 +103,13 @@ class PaCaConfig:
             raise ValueError(f"patch_size must be a power of two >= 2, not {self.patch_size}")
         if self.stem not in ("conv", "conv_norm"):
             raise ValueError(f"stem must be 'conv' or 'conv_norm', not {self.stem!r}")
-        if self.pool not in ("mean", "gated"):
-            raise ValueError(f"pool must be 'mean' or 'gated', not {self.pool!r}")
+        if self.pool not in POOLS:
+            raise ValueError(f"pool must be one of {', '.join(POOLS)}, not {self.pool!r}")
+        if self.pool == "cluster" and not self.stages[-1].competes:
+            raise ValueError("pool 'cluster' needs a last stage whose clusters compete")
+        for i, stage in enumerate(self.stages):
+            if stage.source == "previous" and (i == 0 or self.stages[i - 1].clusters != stage.clusters):
+                raise ValueError("source 'previous' needs a stage before with as many clusters")
         if self.teacher_depths and len(self.teacher_depths) != len(self.stages):
             raise ValueError("teacher_depths needs one number a stage")
         if not self.teacher_depths and any(s.clusters and s.clustering == "teacher" for s in self.stages):
@@ -97,7 +123,19 @@ class PaCaConfig:
     def clusterings(self) -> int:
         """How many clusterings (softmaxes over patches) one forward pass computes."""
         own = sum(stage.owns_clustering(b) for stage in self.stages for b in range(stage.depth))
-        return own + sum(1 for stage in self.stages if stage.clusters and stage.clustering == "teacher")
+        taught = sum(1 for stage in self.stages if stage.clusters and stage.clustering == "teacher")
+        return own + taught + sum(1 for stage in self.stages if stage.source == "previous")
+
+    @property
+    def shown(self) -> dict[int, int]:
+        """Stages (from 1) on whose grid an assignment is put out → the stage whose attention reads it.
+
+        A stage that reads the clusters of the stage before has no assignment of its own; what is shown of
+        the stage before are then these, its last ones.
+        """
+        reads = {i: i for i, stage in enumerate(self.stages, 1) if stage.clusters and stage.source == "own"}
+        reads |= {i - 1: i for i, stage in enumerate(self.stages, 1) if stage.source == "previous"}
+        return dict(sorted(reads.items()))
 
     def grids(self, size: tuple[int, int] | None = None) -> tuple[tuple[int, int], ...]:
         """(H, W) of every stage's grid for a picture of `size`; each stride-2 convolution gives ceil(n /
@@ -172,6 +210,23 @@ _OURS = (
             StageConfig(64, 2, 2, 49),
             StageConfig(128, 3, 4, 49),
             StageConfig(256, 2, 8, 0),
+        ),
+        num_classes=10,
+        image_size=128,
+        stem="conv_norm",
+        pool="gated",
+        drop_path=0.1,
+        interpolation="bilinear",
+        resize="stretch",
+        crop=1.0,
+    ),
+    # The same with clusters that compete for every patch; the last stage attends to those of stage 2.
+    PaCaConfig(
+        "paca_compete_128",
+        (
+            StageConfig(64, 2, 2, 49),
+            StageConfig(128, 3, 4, 12, normalise="clusters"),
+            StageConfig(256, 2, 8, 12, normalise="clusters", source="previous"),
         ),
         num_classes=10,
         image_size=128,

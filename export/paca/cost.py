@@ -6,6 +6,7 @@ The paper's "FLOPs" are these MACs.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 from torch import nn
@@ -28,8 +29,13 @@ def macs(config: PaCaConfig, size: tuple[int, int] | None = None) -> int:
         total += sum(_block(stage, n, stage.owns_clustering(b)) for b in range(stage.depth))
         if i + 1 < len(dims):
             total += 9 * dims[i] * dims[i + 1] * grids[i + 1]
+        if stage.source == "previous":
+            before = dataclasses.replace(stage, dim=dims[i - 1], heads=1)
+            total += _clustering(before, grids[i - 1])
     if config.pool == "gated":
         total += dims[-1] * grids[-1]
+    elif config.pool == "cluster":
+        total += config.stages[-1].clusters * (dims[-1] * (grids[-1] + 1) + grids[-1])
     if config.teacher_depths:
         total += _teacher(config, dims, grids)
     return total

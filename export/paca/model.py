@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .clustering import build_clustering
+from .clustering import Clusters, build_clustering
 from .clustering.teacher import ClusteringTeacher
 from .config import PaCaConfig, StageConfig, variant
 from .layout import Grid, LayerNorm2d, to_map, to_tokens
@@ -31,14 +31,22 @@ class Features:
     """What one forward pass computes on the way to the logits; lists have one entry a stage.
 
     tokens[s]: (B, N_s, C_s), normed, the last ones gated too where the config says so. assignments[s]: (B, M,
-    N_s), each row summing to 1 over patches, of the stage's last clustering; None where the stage does not
-    cluster. grids[s]: (H_s, W_s). shares: (B, N), how much each last patch counts in the mean; sums to 1.
+    N_s), each row summing to 1 over patches, of the last clustering on the stage's grid; None where there is
+    none. memberships[s]: the same as P(cluster | patch), where clusters compete. grids[s]: (H_s, W_s).
+    shares: (B, N), how much each last patch counts in the mean; sums to 1. ungated: the last tokens before
+    the gate.
     """
 
     tokens: list[Tensor] = field(default_factory=list)
     assignments: list[Tensor | None] = field(default_factory=list)
+    memberships: list[Tensor | None] = field(default_factory=list)
     grids: list[Grid] = field(default_factory=list)
     shares: Tensor = field(default_factory=lambda: torch.empty(0))
+    ungated: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def show(self, stage: int, clusters: Clusters | None) -> None:
+        """Puts `clusters` where those of `stage` (from 0) stand."""
+        self.assignments[stage], self.memberships[stage] = clusters or (None, None)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -69,8 +77,8 @@ class ClusterAttention(nn.Module):
         c = LayerNorm(z x)             (B, M, C)   M cluster tokens
         y = Attention(q(x), k(c), v(c)) (B, N, C)  cost N·M instead of N·N
 
-    A block without a clustering net of its own uses the `z` it is given. With clusters = 0 keys and values
-    are the patches.
+    A block without a clustering net of its own uses the clusters it is given. With clusters = 0 keys and
+    values are the patches.
     """
 
     attend: Attend
@@ -83,23 +91,25 @@ class ClusterAttention(nn.Module):
         if stage.clusters:
             self.cluster_norm = nn.LayerNorm(dim, eps=EPS)
         if owns_clustering:
-            self.clustering = build_clustering(stage.clustering, dim, stage.clusters)
+            self.clustering = build_clustering(stage.clustering, dim, stage.clusters, stage.competes)
         self.clusters = stage.clusters
+        self.competing = stage.competes
         self.owns_clustering = owns_clustering
         self.q = nn.Linear(dim, dim)
         self.k = nn.Linear(dim, dim)
         self.v = nn.Linear(dim, dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, grid: Grid, z: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, grid: Grid, given: Clusters | None) -> tuple[Tensor, Clusters | None]:
         if self.owns_clustering:
             z = self.clustering(x, grid)  # (B, M, N)
+            given = Clusters.competing(z) if self.competing else Clusters(z)
         if self.clusters:
-            assert z is not None
-            c = self.cluster_norm(z.to(x.dtype) @ x)  # (B, M, C)
+            assert given is not None
+            c = self.cluster_norm(given.assignment.to(x.dtype) @ x)  # (B, M, C)
         else:
             c = x  # (B, N, C)
-        return self.proj(self.attend(self.q(x), self.k(c), self.v(c), self.heads)), z
+        return self.proj(self.attend(self.q(x), self.k(c), self.v(c), self.heads)), given
 
 
 class DepthwiseShortcut(nn.Module):
@@ -154,22 +164,22 @@ class Block(nn.Module):
         self.mlp = Mlp(stage.dim, stage.mlp_ratio)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, grid: Grid, z: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        y, z = self.attn(self.norm1_before(x), grid, z)
+    def forward(self, x: Tensor, grid: Grid, given: Clusters | None) -> tuple[Tensor, Clusters | None]:
+        y, clusters = self.attn(self.norm1_before(x), grid, given)
         x = x + self.drop_path(y)
-        return x + self.drop_path(self.mlp(self.norm2_before(x), grid)), z
+        return x + self.drop_path(self.mlp(self.norm2_before(x), grid)), clusters
 
 
 class Stage(nn.ModuleList):
-    """The blocks of one grid; the assignment is handed from block to block."""
+    """The blocks of one grid; the clusters are handed from block to block."""
 
     def __init__(self, stage: StageConfig, drop_paths: list[float]) -> None:
         super().__init__(Block(stage, stage.owns_clustering(i), rate) for i, rate in enumerate(drop_paths))
 
-    def forward(self, x: Tensor, grid: Grid, z: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, grid: Grid, given: Clusters | None) -> tuple[Tensor, Clusters | None]:
         for block in self:
-            x, z = block(x, grid, z)
-        return x, z
+            x, given = block(x, grid, given)
+        return x, given
 
 
 class Transition(nn.Module):
@@ -221,6 +231,32 @@ class GatedPool(nn.Module):
         return x * (shares * x.shape[1]), shares[..., 0]
 
 
+class ClusterPool(nn.Module):
+    """Lets clusters keep silent, as `GatedPool` does patches: a = sum_m w_m z_m. The weights w are a softmax
+    over clusters of a learned score of each one's token plus the logarithm of its size.
+
+    Hence a_n is proportional to sum_m P(m | n) exp(score_m): a patch speaks as loud as its clusters do.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.cluster_score = nn.Linear(dim, 1)
+
+    def forward(self, x: Tensor, clusters: Clusters) -> tuple[Tensor, Tensor]:
+        """x: (B, N, C) → gated x (B, N, C) and the shares a (B, N)."""
+        z, membership = clusters
+        assert membership is not None
+        size = membership.mean(-1, keepdim=True).clamp(min=1e-9)  # (B, M, 1)
+        weights = (self.cluster_score(z.to(x.dtype) @ x).float() + size.log()).softmax(1)
+        shares = (weights.transpose(1, 2) @ z).to(x.dtype)  # (B, 1, N)
+        return x * (shares.transpose(1, 2) * x.shape[1]), shares[:, 0]
+
+
+def average(x: Tensor, grid: Grid) -> Tensor:
+    """(B, M, H, W) → (B, M, ceil(H / 2), ceil(W / 2)): means over 2x2 cells, cut off at the border."""
+    return F.avg_pool2d(x, 2, ceil_mode=True)
+
+
 class PaCaViT(nn.Module):
     """The whole classifier: normalised image (B, 3, H, W) → logits (B, K). Any H, W of at least `patch_size`
     times two per later stage runs."""
@@ -237,10 +273,14 @@ class PaCaViT(nn.Module):
         for i, stage in enumerate(config.stages, 1):
             setattr(self, f"stage{i}", Stage(stage, [rates.pop(0) for _ in range(stage.depth)]))
             setattr(self, f"norm{i}", nn.LayerNorm(stage.dim, eps=EPS))
+            if stage.source == "previous":
+                net = build_clustering(stage.clustering, dims[i - 2], stage.clusters, stage.competes)
+                setattr(self, f"clustering{i}", net)
             if i < len(dims):
                 setattr(self, f"transition{i}", Transition(stage.dim, dims[i]))
-        if config.pool == "gated":
-            self.pool = GatedPool(dims[-1])
+        if config.pool != "mean":
+            self.pool = GatedPool(dims[-1]) if config.pool == "gated" else ClusterPool(dims[-1])
+        self.average: Callable[[Tensor, Grid], Tensor] = average
         self.head = nn.Linear(dims[-1], config.num_classes)
         self.apply(_initialise)
 
@@ -260,32 +300,54 @@ class PaCaViT(nn.Module):
         """The network after `stage`, given that stage's normed tokens (B, N, C) on `grid`; stage 0 is the
         patch embedding."""
         x = to_map(tokens, grid)
-        return self.tail(getattr(self, f"transition{stage}")(x) if stage else x, stage + 1)
+        return self.tail(getattr(self, f"transition{stage}")(x) if stage else x, stage + 1, (tokens, grid))
 
-    def tail(self, x: Tensor, first: int) -> Features:
-        """The network from stage `first` (counted from 1) on, given that stage's input map (B, C, H, W)."""
+    def tail(self, x: Tensor, first: int, before: tuple[Tensor, Grid] | None = None) -> Features:
+        """The network from stage `first` (counted from 1) on, given that stage's input map (B, C, H, W).
+        before: normed tokens and grid of the stage before."""
         out = Features()
         teacher_maps, teacher_assignments = [None] * len(self.config.stages), [None] * len(self.config.stages)
         if self.config.teacher_depths:
             if first != 1:
                 raise ValueError("with a teacher the network can only start at stage 1")
             teacher_maps, teacher_assignments = self.paca_teacher(x)
-        for i in range(first, len(self.config.stages) + 1):
+        for i, stage in enumerate(self.config.stages[first - 1 :], first):
             grid = (x.shape[-2], x.shape[-1])
-            tokens, z = getattr(self, f"stage{i}")(to_tokens(x), grid, teacher_assignments[i - 1])
+            z = teacher_assignments[i - 1]
+            given = None if z is None else Clusters(z)
+            if stage.source == "previous":
+                assert before is not None
+                shown, given = self._regroup(i, *before)
+                if i > first:
+                    out.show(i - 1 - first, shown)
+            tokens, clusters = getattr(self, f"stage{i}")(to_tokens(x), grid, given)
             if (taught := teacher_maps[i - 1]) is not None:
                 tokens = tokens + to_tokens(taught)
             tokens = getattr(self, f"norm{i}")(tokens)
             out.tokens.append(tokens)
-            out.assignments.append(z)
+            out.assignments.append(None)
+            out.memberships.append(None)
+            if stage.source == "own":
+                out.show(i - first, clusters)
             out.grids.append(grid)
+            before = tokens, grid
             if i < len(self.config.stages):
                 x = getattr(self, f"transition{i}")(to_map(tokens, grid))
+        out.ungated = tokens
         if self.config.pool == "gated":
             out.tokens[-1], out.shares = self.pool(tokens)
+        elif self.config.pool == "cluster":
+            out.tokens[-1], out.shares = self.pool(tokens, clusters)
         else:
             out.shares = tokens.new_full(tokens.shape[:2], 1 / tokens.shape[1])
         return out
+
+    def _regroup(self, stage: int, tokens: Tensor, grid: Grid) -> tuple[Clusters, Clusters]:
+        """The clusters that `stage` makes of the tokens of the stage before: on that grid, and on its own."""
+        found = Clusters.competing(getattr(self, f"clustering{stage}")(tokens, grid))
+        assert found.membership is not None
+        coarse = self.average(found.membership.unflatten(2, grid), grid)
+        return found, Clusters.competing(coarse.flatten(2))
 
 
 def _initialise(module: nn.Module) -> None:

@@ -16,6 +16,7 @@ from .config import VARIANTS, PaCaConfig, StageConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
 HEADS = (2, 4, 8, 16)  # of every published variant, by stage
+POOLS = {"pool.score.weight": "gated", "pool.cluster_score.weight": "cluster"}
 
 
 class Unrecognised(ValueError):
@@ -57,7 +58,8 @@ def _fingerprint(config: PaCaConfig) -> tuple[object, ...]:
         for s in config.stages
     )
     stem = config.stem if config.patch_size > 2 else "conv"  # a single convolution has no norm between
-    return stages, config.in_channels, config.patch_size, stem, config.pool, config.teacher_depths
+    sources = tuple((s.normalise, s.source) for s in config.stages)
+    return stages, sources, config.in_channels, config.patch_size, stem, config.pool, config.teacher_depths
 
 
 def _infer(shapes: Shapes) -> PaCaConfig:
@@ -76,7 +78,7 @@ def _infer(shapes: Shapes) -> PaCaConfig:
         num_classes=shapes["head.weight"][0],
         in_channels=first[1],
         patch_size=2 ** max(len(convolutions), 1),
-        pool="gated" if "pool.score.weight" in shapes else "mean",
+        pool=next((pool for name, pool in POOLS.items() if name in shapes), "mean"),
         stem="conv_norm" if "patch_embed.proj.1.running_mean" in shapes else "conv",
         teacher_depths=tuple(
             len(_numbers(shapes, f"paca_teacher.block{i}.{{}}.1.weight"))
@@ -92,18 +94,19 @@ def _stage(shapes: Shapes, number: int) -> StageConfig:
     hidden = shapes[f"{prefix}.0.mlp.fc1.weight"][0]
     heads = HEADS[number - 1] if number <= len(HEADS) and dim % HEADS[number - 1] == 0 else 1
     clusters, kind, every = 0, "conv", 0
+    before, own = f"clustering{number}", f"{prefix}.0.attn.clustering"
+    source = "previous" if any(key.startswith(f"{before}.") for key in shapes) else "own"
+    nets = f"{before if source == 'previous' else own}.clustering"
     if f"{prefix}.0.attn.cluster_norm.weight" in shapes:
         taught = shapes.get(f"paca_teacher.to_clusters{number}.weight")
-        clusters, kind = (
-            (taught[0], "teacher")
-            if taught
-            else _clustering(shapes, f"{prefix}.0.attn.clustering.clustering")
-        )
+        clusters, kind = (taught[0], "teacher") if taught else _clustering(shapes, nets)
         owners = [
             b for b in blocks if any(key.startswith(f"{prefix}.{b}.attn.clustering.") for key in shapes)
         ]
         every = owners[1] if len(owners) > 1 else 0
-    return StageConfig(dim, len(blocks), heads, clusters, kind, every, hidden / dim)
+    competes = source == "previous" or {f"{nets}.4.bias", f"{nets}.bias"} & set(shapes)
+    normalise = "clusters" if competes else "patches"
+    return StageConfig(dim, len(blocks), heads, clusters, kind, every, hidden / dim, normalise, source)
 
 
 def _clustering(shapes: Shapes, prefix: str) -> tuple[int, str]:

@@ -3,15 +3,19 @@ network.
 
 uint8 pictures in, normalised float batch out; random resized crop, flip, brightness/contrast/saturation,
 random erasing to the mean. The erasing also makes masked pictures ordinary input, which the measurements of
-explanations rely on. `mix` blends pictures with each other, if a recipe asks.
+explanations rely on. Blur and JPEG artefacts, if a recipe asks, so that neither is a cue. `mix` blends
+pictures with each other.
 """
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,7 +24,7 @@ from torch.nn import functional as F
 class Augmentation:
     """scale, ratio: area share and aspect range of the crop; jitter: relative strength; erase: probability,
     and its side's range. mixup, cutmix: parameter of the Beta distribution of the blend, 0 = off; with both
-    on, each batch takes one of them."""
+    on, each batch takes one of them. blur, jpeg: probabilities of a coarser picture, and of compression."""
 
     scale: tuple[float, float] = (0.25, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -30,6 +34,8 @@ class Augmentation:
     erase_side: tuple[float, float] = (0.15, 0.45)
     mixup: float = 0.0
     cutmix: float = 0.0
+    blur: float = 0.0
+    jpeg: float = 0.0
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -48,6 +54,17 @@ def augment(
 ) -> Tensor:
     """uint8 (B, H, W, 3) → augmented, normalised (B, 3, size, size). All randomness comes from `generator`
     (on the CPU)."""
+    return augment_with_crops(images, size, how, (mean, std), generator)[0]
+
+
+def augment_with_crops(
+    images: Tensor, size: int, how: Augmentation, scale: tuple[Tensor, Tensor], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """As `augment`, and the crops (B, 2, 3) as affine maps, which `view` applies to maps of the whole
+    pictures. scale: mean and standard deviation of the channels."""
+    mean, std = scale
+    if how.jpeg:
+        images = compress(images, how.jpeg, generator)
     batch, device = images.shape[0], images.device
     x = images.permute(0, 3, 1, 2).float() / 255
     area = _uniform((batch,), *how.scale, generator, device)
@@ -59,8 +76,9 @@ def augment(
     theta = torch.zeros(batch, 2, 3, device=device)
     theta[:, 0, 0], theta[:, 0, 2] = width * mirror, centre_x
     theta[:, 1, 1], theta[:, 1, 2] = height, centre_y
-    grid = F.affine_grid(theta, [batch, 3, size, size], align_corners=False)
-    x = F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    x = view(x, theta, (size, size))
+    if how.blur:
+        x = blur(x, how.blur, generator)
 
     low, high = 1 - how.jitter, 1 + how.jitter
     x = x * _uniform((batch, 1, 1, 1), low, high, generator, device)
@@ -77,7 +95,32 @@ def augment(
     rows = (at >= corner[:, :1]) & (at < corner[:, :1] + sides[:, :1])
     columns = (at >= corner[:, 1:]) & (at < corner[:, 1:] + sides[:, 1:])
     erased = chosen.view(-1, 1, 1, 1) & (rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1)
-    return x.masked_fill(erased, 0.0)
+    return x.masked_fill(erased, 0.0), theta
+
+
+def view(maps: Tensor, crops: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, C, H, W) of whole pictures → (B, C, *grid) of their crops (B, 2, 3)."""
+    at = F.affine_grid(crops, [len(maps), 1, *grid], align_corners=False)
+    return F.grid_sample(maps, at, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+def blur(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Some pictures of (B, C, S, S) as if enlarged from a smaller one, of 0.35 to 0.8 times the side."""
+    chosen = torch.rand(len(x), generator=generator).to(x.device) < probability
+    side = round(x.shape[-1] * float(torch.empty(()).uniform_(0.35, 0.8, generator=generator)))
+    small = F.interpolate(x[chosen], size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+    large = F.interpolate(small, size=x.shape[-2:], mode="bilinear", align_corners=False)
+    return x.masked_scatter(chosen.view(-1, 1, 1, 1), large)
+
+
+def compress(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Some pictures of uint8 (B, H, W, 3) after JPEG compression of quality 25 to 90."""
+    images = images.clone()
+    for i in torch.rand(len(images), generator=generator).lt(probability).nonzero()[:, 0].tolist():
+        file, quality = io.BytesIO(), int(torch.randint(25, 91, (), generator=generator))
+        Image.fromarray(images[i].cpu().numpy()).save(file, "JPEG", quality=quality)
+        images[i] = torch.from_numpy(np.array(Image.open(file))).to(images.device)
+    return images
 
 
 def mix(

@@ -4,11 +4,13 @@ it looks at."""
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from ..paca.clustering.learned import LearnedClustering
 from ..paca.clustering.teacher import ClusteringTeacher
 from ..paca.layout import Grid
 from ..paca.model import ClusterAttention, PaCaViT, attend_explicit
@@ -17,15 +19,32 @@ from .loop import predict
 
 
 class Uniform(nn.Module):
-    """In place of a clustering: every row the same for every patch, so that each cluster token is the mean
+    """In place of a clustering: the same for every patch and cluster, so that each cluster token is the mean
     token."""
 
-    def __init__(self, clusters: int) -> None:
+    def __init__(self, clustering: nn.Module) -> None:
         super().__init__()
-        self.clusters = clusters
+        self.clustering = clustering
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        return x.new_full((x.shape[0], self.clusters, x.shape[1]), 1 / x.shape[1])
+        found = self.clustering(x, grid)
+        return torch.ones_like(found) / (found.shape[1] if competing(self.clustering) else found.shape[2])
+
+
+class Another(nn.Module):
+    """In place of a clustering: what it finds in the next picture of the batch."""
+
+    def __init__(self, clustering: nn.Module) -> None:
+        super().__init__()
+        self.clustering = clustering
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        return self.clustering(x, grid).roll(-1, 0)
+
+
+def competing(clustering: nn.Module) -> bool:
+    """Whether it gives P(cluster | patch) instead of rows over patches."""
+    return isinstance(clustering, LearnedClustering) and clustering.competing
 
 
 class UniformTeacher(nn.Module):
@@ -40,20 +59,39 @@ class UniformTeacher(nn.Module):
         return maps, [None if z is None else torch.full_like(z, 1 / z.shape[-1]) for z in assignments]
 
 
+def with_clusterings(model: PaCaViT, instead: Callable[[nn.Module], nn.Module]) -> PaCaViT:
+    """A copy of the network with `instead` of each of its clustering nets in its place."""
+    changed = copy.deepcopy(model).eval()
+    for i, stage in enumerate(changed.config.stages, 1):
+        if stage.source == "previous":
+            setattr(changed, f"clustering{i}", instead(getattr(changed, f"clustering{i}")))
+    for module in list(changed.modules()):
+        if isinstance(module, ClusterAttention) and module.owns_clustering:
+            module.clustering = instead(module.clustering)
+    return changed
+
+
 def without_clusters(model: PaCaViT) -> PaCaViT:
     """A copy of the network whose every assignment is uniform; everything else is as it was."""
-    blind = copy.deepcopy(model).eval()
+    blind = with_clusterings(model, Uniform)
     for name, module in list(blind.named_modules()):
-        if isinstance(module, ClusterAttention) and module.owns_clustering:
-            module.clustering = Uniform(module.clusters)
-        elif isinstance(module, ClusteringTeacher):
+        if isinstance(module, ClusteringTeacher):
             blind.set_submodule(name, UniformTeacher(module))
     return blind
 
 
 def uniform_assignment_accuracy(model: PaCaViT, pictures: Pictures) -> float:
     """Accuracy (0..1) with all assignments made uniform: what is left when the clusters say nothing."""
-    return float((predict(without_clusters(model), pictures).argmax(1).numpy() == pictures.labels).mean())
+    return accuracy(without_clusters(model), pictures)
+
+
+def foreign_assignment_accuracy(model: PaCaViT, pictures: Pictures) -> float:
+    """Accuracy (0..1) with every picture's assignments taken from another picture."""
+    return accuracy(with_clusterings(model, Another), pictures)
+
+
+def accuracy(model: PaCaViT, pictures: Pictures) -> float:
+    return float((predict(model, pictures).argmax(1).numpy() == pictures.labels).mean())
 
 
 @dataclass(frozen=True)
@@ -91,7 +129,7 @@ def clusters_in_use(model: PaCaViT, pictures: Pictures, limit: int = 256) -> tup
         blocks = getattr(watched, f"stage{i}")
         for block in blocks:
             block.attn.attend = _recorder(totals[i], len(blocks))
-        blocks.register_forward_hook(lambda module, args, out, i=i: rows[i].append(out[1].float().cpu()))
+        blocks.register_forward_hook(lambda module, args, out, i=i: rows[i].append(out[1][0].float().cpu()))
     predict(watched, some)
     return tuple(stage_use(i, totals[i] / len(some), torch.cat(rows[i])) for i in stages)
 

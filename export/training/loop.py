@@ -24,9 +24,10 @@ from torch.nn import functional as F
 
 from ..paca.config import PaCaConfig
 from ..paca.model import PaCaViT, attend_explicit, use_attention
-from .augment import Augmentation, augment, mix, normalise
+from .augment import Augmentation, normalise
 from .data import DataError, Pictures
-from .locality import distract, region_loss
+from .objective import Batch, Classify, Objective, Usual
+from .open_world import Supervision
 from .progress import Track
 from .state import BEST, LAST, Run, check_same, resume, save, write
 
@@ -36,7 +37,8 @@ class Recipe:
     """sizes: (share of the epochs, picture side) in order; the last share is 1. warmup: epochs. ema: decay
     per step. clip: of the gradient's norm. patience: stop after this many epochs without a better held-out
     accuracy, 0 = never. balance: weigh classes by the inverse of their frequency. locality: every other batch
-    teaches the tokens to speak for their own place only (`locality`)."""
+    teaches the tokens to speak for their own place only (`locality`). supervision: what else the objective
+    `open_world` asks; None = classes alone."""
 
     epochs: int = 48
     batch: int = 64
@@ -52,6 +54,7 @@ class Recipe:
     balance: bool = False
     locality: bool = False
     augmentation: Augmentation = field(default_factory=Augmentation)
+    supervision: Supervision | None = None
 
     def size_at(self, epoch: int) -> int:
         return next(side for share, side in self.sizes if epoch < share * self.epochs)
@@ -72,10 +75,14 @@ def torch_device(name: str) -> torch.device:
 
 
 def start(
-    config: PaCaConfig, recipe: Recipe, device: torch.device, weights: dict[str, Tensor] | None = None
+    config: PaCaConfig,
+    recipe: Recipe,
+    device: torch.device,
+    weights: dict[str, Tensor] | None = None,
+    objective: Callable[[PaCaViT], Objective] | None = None,
 ) -> Run:
     """A fresh run; `weights` initialises everything whose name and shape fit, so all but a head for other
-    classes."""
+    classes. objective: made for the network, where it is not the plain one."""
     torch.manual_seed(recipe.seed)
     model = PaCaViT(config)
     if weights:
@@ -85,11 +92,11 @@ def start(
         )
     use_attention(model, attend_explicit)
     model.to(device)
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]
+    asks = objective(model) if objective else None
+    learned = [*model.parameters(), *(asks.extra.to(device).parameters() if asks else ())]
     groups = [
-        {"params": matrices, "weight_decay": recipe.weight_decay},
-        {"params": rest, "weight_decay": 0.0},
+        {"params": [p for p in learned if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.99))
     return Run(
@@ -97,6 +104,7 @@ def start(
         copy.deepcopy(model).eval().requires_grad_(False),
         optimizer,
         torch.Generator().manual_seed(recipe.seed),
+        asks,
     )
 
 
@@ -118,14 +126,13 @@ def fit(
     """
     folder.mkdir(parents=True, exist_ok=True)
     check_same(folder, {"recipe": asdict(recipe), "config": run.model.config.to_dict()})
+    objective = run.objective or Classify(train, usual(recipe, train, next(run.model.parameters()).device))
     if (folder / LAST).is_file():
         resume(run, folder / LAST)
         say(f"going on after epoch {run.epoch} of the run in {folder}")
-    device = next(run.model.parameters()).device
-    images = torch.from_numpy(train.images)
-    labels = torch.from_numpy(train.labels).to(device)
-    mean, std = (torch.tensor(v, device=device) for v in (run.model.config.mean, run.model.config.std))
-    weight = class_weights(train).to(device) if recipe.balance else None
+    else:
+        objective.prepare(run.model)
+        run.ema.load_state_dict(run.model.state_dict())
     batches = max(len(train) // recipe.batch, 1)
     while run.epoch < recipe.epochs and not out_of_patience(run.history, recipe.patience):
         began, total = time.monotonic(), 0.0
@@ -134,21 +141,9 @@ def fit(
         run.model.train()
         for step in track(range(batches), batches, f"epoch {run.epoch + 1}/{recipe.epochs} at {size} px"):
             rows = order[step * recipe.batch : (step + 1) * recipe.batch]
-            x = augment(images[rows].to(device), size, recipe.augmentation, mean, std, run.generator)
-            target = labels[rows]
             for group in run.optimizer.param_groups:
                 group["lr"] = recipe.lr_at(run.epoch + step / batches)
-            if recipe.locality and step % 2:
-                x, cells = distract(x, run.model.config.grids((size, size))[-1][0], run.generator)
-                with torch.autocast(device.type, dtype=torch.bfloat16):
-                    found = run.model.features(x)
-                loss = region_loss(found, run.model.head, target, cells, recipe.smoothing)
-            else:
-                if recipe.augmentation.mixup or recipe.augmentation.cutmix:
-                    x, target = mix(x, target, len(train.classes), recipe.augmentation, run.generator)
-                with torch.autocast(device.type, dtype=torch.bfloat16):
-                    logits = run.model(x)
-                loss = F.cross_entropy(logits.float(), target, weight, label_smoothing=recipe.smoothing)
+            loss = objective.loss(Batch(run.model, rows, size, step, run.generator))
             run.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(run.model.parameters(), recipe.clip)
@@ -178,6 +173,12 @@ def fit(
             f"{100 * accuracy:.1f} %, {run.seconds / 60:.1f} min"
         )
     return run
+
+
+def usual(recipe: Recipe, train: Pictures, device: torch.device) -> Usual:
+    """What the recipe tells every objective."""
+    weight = class_weights(train).to(device) if recipe.balance else None
+    return Usual(recipe.augmentation, recipe.smoothing, recipe.locality, weight)
 
 
 def out_of_patience(history: list[dict[str, Any]], patience: int) -> bool:

@@ -4,21 +4,31 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from ..annotate import preprocessing
 from ..checkpoints import CheckpointError, load
 from ..paca.clustering import CLUSTERINGS
 from ..paca.config import PaCaConfig, variant
+from ..paca.model import PaCaViT
 from .augment import Augmentation
 from .data import DataError, Pictures, read_cifar10, read_imagenette
-from .loop import Recipe
+from .drawings import draw
+from .foreign import read_foreign
+from .loop import Recipe, usual
+from .object_free import object_free
+from .objective import Objective
+from .open_world import Material, OpenWorld, Supervision
 from .split import SPLIT, split_folder, tail
+from .teacher import lessons
 
 
 @dataclass(frozen=True)
@@ -37,8 +47,8 @@ class Options:
 @dataclass(frozen=True)
 class Plan:
     """A training that is ready to start. held_out: for selection, temperature and int8 calibration. tests:
-    scored once, at the end. weights: what to start from. notes: what the user should know of the data.
-    record: the split to write down, where it was made here."""
+    scored once, at the end. weights: what to start from. objective: where classes are not all. notes: what
+    the user should know of the data. record: the split to write down, where it was made here."""
 
     config: PaCaConfig
     recipe: Recipe
@@ -48,6 +58,7 @@ class Plan:
     weights: dict[str, Tensor] | None = None
     notes: tuple[str, ...] = ()
     record: dict[str, Any] | None = None
+    objective: Callable[[PaCaViT], Objective] | None = None
 
 
 def imagenette(options: Options) -> Plan:
@@ -57,7 +68,7 @@ def imagenette(options: Options) -> Plan:
     128 px in training brought nothing that 96 px does not, since crops show things larger than the whole
     pictures served (Touvron et al. 2019).
     """
-    base = _base(options, "paca_small_128")
+    base = base_of(options, "paca_small_128")
     base = dataclasses.replace(base, config=dataclasses.replace(base.config, pool="gated"))
     train, validation = read_imagenette(options.data, preprocessing(base.config))
     kept, held_out = tail(train, 0.1)
@@ -72,6 +83,67 @@ def imagenette(options: Options) -> Plan:
     return _plan(base, recipe, kept, held_out, {"validation": validation})
 
 
+EMBEDDED = Recipe(
+    epochs=100,
+    batch=48,
+    lr=1e-3,
+    sizes=((0.35, 64), (0.7, 80), (1.0, 96)),
+    locality=True,
+    augmentation=Augmentation(blur=0.25, jpeg=0.3),
+    supervision=Supervision(),
+)
+DRAWINGS, OBJECT_FREE = 540, 2500
+
+
+def embedded(options: Options) -> Plan:
+    """The model that ships: Imagenette's ten classes, foreign photos, a teacher, clusters that compete.
+
+    Give --from the weights shipped before: what fits of them is the start. The kinds and sources of the
+    varied pack that `foreign` keeps back are not read for training.
+    """
+    base = base_of(options, "paca_small_128")
+    config = variant("paca_compete_128")
+    train, validation = read_imagenette(options.data, config.image_size)
+    kept, held_out = tail(train, 0.1)
+    recipe = dataclasses.replace(EMBEDDED, epochs=options.epochs or EMBEDDED.epochs, seed=options.seed)
+    material = embedded_material(options.data, kept, base)
+    return dataclasses.replace(
+        _plan(dataclasses.replace(base, config=config), recipe, kept, held_out, {"validation": validation}),
+        objective=lambda model: open_world(material, recipe, model),
+    )
+
+
+def embedded_material(data: Path, kept: Pictures, base: Base) -> Material:
+    """What the embedded model learns from: known photos, foreign ones, drawings, photos without their
+    object, and the teacher's answers, which a cache keeps."""
+    side = base.config.image_size
+    foreign = read_foreign(data, side).train
+    plain = [draw(DRAWINGS, side)]
+    if base.weights and base.labels == kept.classes:
+        model = PaCaViT(base.config)
+        model.load_state_dict(base.weights)
+        plain.append(object_free(model, kept, OBJECT_FREE))
+    answers = lessons({"known": kept.images, "foreign": foreign.images}, cache_folder())
+    return Material(
+        kept,
+        torch.from_numpy(foreign.images),
+        torch.from_numpy(np.concatenate(plain)),
+        (answers["known"], answers["foreign"]),
+    )
+
+
+def open_world(material: Material, recipe: Recipe, model: PaCaViT) -> OpenWorld:
+    """The objective of a recipe with supervision."""
+    assert recipe.supervision is not None
+    device = next(model.parameters()).device
+    return OpenWorld(material, recipe.supervision, usual(recipe, material.known, device), model)
+
+
+def cache_folder() -> Path:
+    """Where answers that take minutes are kept: $XDG_CACHE_HOME/paca, by default ~/.cache/paca."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paca"
+
+
 def cifar10(options: Options) -> Plan:
     """The comparison of clusterings: the same small network, recipe and pictures for every kind. A twentieth
     of the training pack is held out.
@@ -79,7 +151,7 @@ def cifar10(options: Options) -> Plan:
     From a checkpoint (the common trunk of `benchmarks/clusterings.py`): a gentler rate for fewer epochs, and
     every clustering learned anew.
     """
-    base = _base(options, "paca_cifar_32")
+    base = base_of(options, "paca_cifar_32")
     side = base.config.image_size
     train, tests = read_cifar10(options.data, preprocessing(base.config))
     kept, held_out = tail(train, 0.05)
@@ -106,7 +178,7 @@ def folder(options: Options) -> Plan:
     From a checkpoint: a gentle rate for few epochs; from scratch: the rate of Imagenette for many. Both stop
     early.
     """
-    base = _base(options, "paca_small_128")
+    base = base_of(options, "paca_small_128")
     side = base.config.image_size
     split = split_folder(options.data, preprocessing(base.config), options.out / SPLIT, 0.2, options.seed)
     if base.weights:
@@ -133,6 +205,7 @@ RECIPES: dict[str, Callable[[Options], Plan]] = {
     "imagenette": imagenette,
     "cifar10": cifar10,
     "folder": folder,
+    "embedded": embedded,
 }
 
 
@@ -144,7 +217,7 @@ def plan(name: str, options: Options) -> Plan:
 
 
 @dataclass(frozen=True)
-class _Base:
+class Base:
     """The network before its classes are known, and where it starts from."""
 
     config: PaCaConfig
@@ -152,15 +225,15 @@ class _Base:
     labels: tuple[str, ...]
 
 
-def _base(options: Options, name: str) -> _Base:
+def base_of(options: Options, name: str) -> Base:
     if options.start_from:
         try:
             loaded = load(options.start_from)
         except CheckpointError as error:
             raise DataError(str(error)) from None
-        base = _Base(loaded.model.config, loaded.model.state_dict(), loaded.labels or ())
+        base = Base(loaded.model.config, loaded.model.state_dict(), loaded.labels or ())
     else:
-        base = _Base(variant(name), {}, ())
+        base = Base(variant(name), {}, ())
     return (
         dataclasses.replace(base, config=with_clustering(base.config, options.clustering))
         if options.clustering
@@ -182,7 +255,7 @@ def with_clustering(config: PaCaConfig, kind: str) -> PaCaConfig:
 
 
 def _plan(
-    base: _Base, recipe: Recipe, train: Pictures, held_out: Pictures, tests: dict[str, Pictures]
+    base: Base, recipe: Recipe, train: Pictures, held_out: Pictures, tests: dict[str, Pictures]
 ) -> Plan:
     """A head learned for other classes, or for the same in another order, is not kept."""
     weights = {

@@ -70,7 +70,7 @@ def run(
         say(line)
     if ready.record:
         write_json(out / SPLIT, ready.record)
-    state = start(ready.config, ready.recipe, where, ready.weights)
+    state = start(ready.config, ready.recipe, where, ready.weights, ready.objective)
     fit(state, ready.recipe, ready.train, ready.held_out, out, track, say)
     return finalise(recipe, ready, out, console, where)
 

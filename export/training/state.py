@@ -17,6 +17,7 @@ from ..paca.config import PaCaConfig
 from ..paca.model import PaCaViT
 from ..pictures import fingerprints
 from .data import DataError, Pictures
+from .objective import Objective
 
 LAST, BEST, RECIPE, DATA = "last.pt", "best.pt", "recipe.json", "data.json"
 SAME_DATA = 0.5  # share of a run's pictures that must still be there for the data to be the same
@@ -25,12 +26,13 @@ SAME_DATA = 0.5  # share of a run's pictures that must still be there for the da
 @dataclass
 class Run:
     """The state of a training. epoch: finished ones; seconds: spent training; best: highest held-out
-    accuracy; history: one line an epoch."""
+    accuracy; history: one line an epoch. objective: what each batch asks, None = the classes alone."""
 
     model: PaCaViT
     ema: PaCaViT
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
+    objective: Objective | None = None
     epoch: int = 0
     seconds: float = 0.0
     best: float = 0.0
@@ -57,6 +59,8 @@ def save(run: Run, path: Path) -> None:
         "best": run.best,
         "history": json.dumps(run.history),
     }
+    if run.objective:
+        state["extra"] = run.objective.extra.state_dict()
     if torch.cuda.is_available():
         state["cuda_rng"] = torch.cuda.get_rng_state()
     write(state, path)
@@ -67,6 +71,8 @@ def resume(run: Run, path: Path) -> None:
     state = torch.load(path, map_location="cpu", weights_only=True)
     run.model.load_state_dict(state["model"])
     run.ema.load_state_dict(state["ema"])
+    if run.objective:
+        run.objective.extra.load_state_dict(state["extra"])
     run.optimizer.load_state_dict(state["optimizer"])
     run.generator.set_state(state["generator"])
     torch.set_rng_state(state["torch_rng"])

@@ -211,3 +211,14 @@ def test_a_file_that_differs_is_not_written(
     with pytest.raises(BadArtifact, match="away from autograd"):
         export_gradients(model, 1, tmp_path / "explain.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_effects_of_clusters_that_the_next_stage_reads_are_those_on_its_attention(tmp_path: Path) -> None:
+    competing = StageConfig(14, 1, 7, 4, normalise="clusters")
+    last = StageConfig(22, 2, 11, 4, normalise="clusters", source="previous")
+    model = network(StageConfig(10, 1, 2, 3), competing, last, image_size=44, pool="cluster")
+    report = export_gradients(model, 2, tmp_path / "explain.onnx")
+    assert report["outputs"] == ["map_2", "effect_2"]
+    assert max(report["errors"].values()) < 1e-4
+    earlier = Gradients(model, 1)
+    assert earlier.output_names == ["map_1", "map_2", "effect_2"]

@@ -18,6 +18,11 @@ CONV = (
     StageConfig(16, 1, 4, 3, "linear"),
     StageConfig(16, 1, 4),
 )
+COMPETING = (
+    StageConfig(8, 2, 2, 5),
+    StageConfig(12, 2, 3, 4, normalise="clusters"),
+    StageConfig(16, 1, 4, 4, normalise="clusters", source="previous"),
+)
 TAUGHT = (StageConfig(8, 2, 2, 5, "teacher"), StageConfig(12, 1, 3), StageConfig(16, 1, 4, 3, "teacher"))
 CONFIGS = {
     "conv stem": PaCaConfig("a", CONV, num_classes=3, image_size=64),
@@ -25,6 +30,7 @@ CONFIGS = {
     "gated pool": PaCaConfig("g", CONV[:2], num_classes=3, image_size=64, pool="gated"),
     "patch 2": PaCaConfig("c", CONV, num_classes=3, image_size=64, patch_size=2),
     "patch 8": PaCaConfig("d", CONV[:2], num_classes=3, image_size=64, patch_size=8, stem="conv_norm"),
+    "competing": PaCaConfig("f", COMPETING, num_classes=3, image_size=64, pool="cluster"),
     "teacher": PaCaConfig("e", TAUGHT, num_classes=3, image_size=64, teacher_depths=(1, 2, 1)),
 }
 
@@ -52,7 +58,10 @@ def test_every_output_is_the_originals_to_rounding(name: str, size: tuple[int, i
     expected, found = model.features(image), lowered.features(image)
     for a, b in zip(expected.tokens, found.tokens, strict=True):
         torch.testing.assert_close(b, a, atol=1e-5, rtol=1e-5)
-    for c, d in zip(expected.assignments, found.assignments, strict=True):
+    shown = zip(
+        [*expected.assignments, *expected.memberships], [*found.assignments, *found.memberships], strict=True
+    )
+    for c, d in shown:
         assert (c is None) == (d is None)
         if c is not None:
             torch.testing.assert_close(d, c, atol=1e-6, rtol=1e-4)

@@ -142,3 +142,36 @@ def test_a_config_that_cannot_be_built_is_refused_with_the_reason(changes: dict,
 def test_a_stage_that_cannot_be_built_is_refused_with_the_reason(values: tuple, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         StageConfig(*values)
+
+
+def test_who_competes_for_what_is_checked_when_a_config_is_made() -> None:
+    competing = StageConfig(8, 1, 2, 4, normalise="clusters")
+    last = dataclasses.replace(competing, source="previous")
+    for stages, pool in (
+        ((last,), "mean"),
+        ((StageConfig(8, 1, 2, 3), last), "mean"),
+        ((competing, last), "sum"),
+    ):
+        with pytest.raises(ValueError, match=r"previous|pool"):
+            PaCaConfig("odd", stages, pool=pool)
+    with pytest.raises(ValueError, match="needs a last stage whose clusters compete"):
+        PaCaConfig("odd", (competing, StageConfig(8, 1, 2)), pool="cluster")
+    with pytest.raises(ValueError, match="only learned clusters can compete"):
+        StageConfig(8, 1, 2, 4, "kmeans", normalise="clusters")
+    with pytest.raises(ValueError, match="normalise must be"):
+        StageConfig(8, 1, 2, 4, normalise="rows")
+    with pytest.raises(ValueError, match="can only be read where clusters compete"):
+        StageConfig(8, 1, 2, 4, source="previous")
+
+
+def test_the_clusters_that_the_last_stage_reads_are_shown_on_the_grid_they_live_on() -> None:
+    config = variant("paca_compete_128")
+    assert config.shown == {1: 1, 2: 3}
+    assert config.clusterings == 3
+    assert variant("paca_small_128").shown == {1: 1, 2: 2}
+
+
+def test_the_competing_network_costs_no_more_than_the_one_before() -> None:
+    new, old = variant("paca_compete_128"), variant("paca_small_128")
+    assert parameters(PaCaViT(new)) <= 1.1 * parameters(PaCaViT(old))
+    assert macs(new) <= macs(old)

@@ -21,6 +21,17 @@ CONFIG = PaCaConfig(
 )
 
 
+COMPETING = dataclasses.replace(
+    CONFIG,
+    stages=(
+        StageConfig(8, 2, 2, 5),
+        StageConfig(12, 2, 3, 4, normalise="clusters"),
+        StageConfig(16, 1, 4, 4, normalise="clusters", source="previous"),
+    ),
+    pool="cluster",
+)
+
+
 @pytest.fixture
 def model() -> PaCaViT:
     torch.manual_seed(0)
@@ -54,7 +65,7 @@ def test_logits_are_a_sum_of_what_each_token_contributes(model: PaCaViT) -> None
 def test_a_gate_gives_patches_shares_of_the_mean_and_logits_stay_their_sum() -> None:
     torch.manual_seed(2)
     model = PaCaViT(dataclasses.replace(CONFIG, pool="gated")).eval()
-    torch.nn.init.normal_(model.pool.score.weight)
+    torch.nn.init.normal_(model.get_parameter("pool.score.weight"))
     image = torch.randn(2, 3, 32, 32)
     found = model.features(image)
     torch.testing.assert_close(found.shares.sum(1), torch.ones(2))
@@ -63,10 +74,56 @@ def test_a_gate_gives_patches_shares_of_the_mean_and_logits_stay_their_sum() -> 
     torch.testing.assert_close(contributions.sum(1) + model.head.bias, model(image))
 
 
+@pytest.mark.parametrize("size", [(32, 32), (48, 20), (33, 41)])
+def test_competing_clusters_share_every_patch_and_their_rows_stay_distributions(
+    size: tuple[int, int],
+) -> None:
+    torch.manual_seed(3)
+    found = PaCaViT(COMPETING).eval().features(torch.randn(2, 3, *size))
+    assert [a is None for a in found.assignments] == [False, False, True]
+    assert [m is None for m in found.memberships] == [True, False, True]
+    membership, assignment = found.memberships[1], found.assignments[1]
+    assert membership is not None
+    height, width = found.grids[1]
+    torch.testing.assert_close(membership.sum(1), torch.ones(2, height * width))
+    torch.testing.assert_close(assignment, membership / membership.sum(-1, keepdim=True))
+
+
+def test_the_last_stage_reads_the_clusters_of_the_stage_before_on_its_own_grid() -> None:
+    torch.manual_seed(3)
+    model = PaCaViT(COMPETING).eval()
+    seen = []
+    model.stage3[0].register_forward_pre_hook(lambda module, args: seen.append(args[2]))
+    found = model.features(torch.randn(2, 3, 32, 32))
+    membership = found.memberships[1]
+    assert membership is not None
+    coarse = F.avg_pool2d(membership.unflatten(2, (4, 4)), 2).flatten(2)
+    torch.testing.assert_close(seen[0].membership, coarse)
+    torch.testing.assert_close(seen[0].assignment.sum(-1), torch.ones(2, 4))
+    again = model.after(found.tokens[1], 2, found.grids[1])
+    torch.testing.assert_close(again.tokens[-1], found.tokens[-1])
+
+
+def test_with_the_gate_of_clusters_a_patch_speaks_as_loud_as_its_clusters() -> None:
+    torch.manual_seed(3)
+    model = PaCaViT(COMPETING).eval()
+    torch.nn.init.normal_(model.get_parameter("pool.cluster_score.weight"))
+    image = torch.randn(2, 3, 32, 32)
+    found = model.features(image)
+    torch.testing.assert_close(found.shares.sum(1), torch.ones(2))
+    assert found.memberships[1] is not None
+    a = F.avg_pool2d(found.memberships[1].unflatten(2, (4, 4)), 2).flatten(2)
+    tokens = a / a.sum(-1, keepdim=True) @ found.ungated
+    spoken = (a * model.pool.cluster_score(tokens).exp()).sum(1)
+    torch.testing.assert_close(found.shares, spoken / spoken.sum(1, keepdim=True))
+    contributions = found.tokens[-1] @ model.head.weight.T / found.tokens[-1].shape[1]
+    torch.testing.assert_close(contributions.sum(1) + model.head.bias, model(image))
+
+
 def test_an_indifferent_gate_is_the_mean(model: PaCaViT) -> None:
     gated = PaCaViT(dataclasses.replace(CONFIG, pool="gated")).eval()
     gated.load_state_dict(model.state_dict(), strict=False)
-    torch.nn.init.zeros_(gated.pool.score.weight)
+    torch.nn.init.zeros_(gated.get_parameter("pool.score.weight"))
     image = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(gated(image), model(image))
     torch.testing.assert_close(model.features(image).shares, torch.full((2, 4), 0.25))

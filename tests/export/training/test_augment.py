@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from export.training.augment import Augmentation, augment, mix, normalise
+from export.training.augment import (
+    Augmentation,
+    augment,
+    augment_with_crops,
+    blur,
+    compress,
+    mix,
+    normalise,
+    view,
+)
 
 MEAN, STD = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.3, 0.4])
 NOTHING = Augmentation(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, jitter=0.0, erase=0.0)
@@ -63,3 +72,25 @@ def test_mixed_targets_are_in_the_proportion_of_the_pixels(how: Augmentation) ->
         torch.testing.assert_close(mixed[0].mean(), target[0, 1])
         torch.testing.assert_close(mixed[1].mean(), target[1, 1])
         assert target[:, 2].eq(0).all()
+
+
+def test_a_crop_is_the_same_place_in_the_picture_and_in_its_maps() -> None:
+    how = Augmentation((0.4, 0.9), jitter=0, erase=0)
+    images = torch.randint(0, 256, (3, 16, 16, 3), dtype=torch.uint8)
+    one = torch.ones(3)
+    x, crops = augment_with_crops(images, 8, how, (0 * one, one), torch.Generator().manual_seed(0))
+    maps = images.permute(0, 3, 1, 2).float() / 255
+    torch.testing.assert_close(view(maps, crops, (8, 8)), x)
+
+
+def test_blur_and_compression_change_some_pictures_and_keep_their_form() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(40, 3, 24, 24)
+    blurred = blur(x, 0.5, generator)
+    untouched = (blurred == x).flatten(1).all(1)
+    assert 8 < untouched.sum() < 32
+    assert blurred[~untouched].std() < x.std()
+    images = torch.randint(0, 256, (40, 24, 24, 3), dtype=torch.uint8)
+    squeezed = compress(images, 0.5, generator)
+    assert 8 < (squeezed == images).flatten(1).all(1).sum() < 32
+    assert squeezed.shape == images.shape

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from export.paca import PaCaConfig, PaCaViT, StageConfig
 from export.paca.layout import Grid
 from export.training.cluster_use import (
+    Another,
     clusters_in_use,
     stage_use,
     uniform_assignment_accuracy,
+    with_clusterings,
     without_clusters,
 )
 from export.training.data import Pictures
@@ -78,3 +80,35 @@ def test_a_cluster_that_nobody_attends_to_is_not_in_use() -> None:
     assert (use.stage, use.in_use) == (2, 1)
     assert use.effective == pytest.approx(1.2, abs=0.05)
     assert use.rank == 4.0
+
+
+def competing_network() -> PaCaViT:
+    torch.manual_seed(0)
+    last = StageConfig(16, 1, 4, 4, normalise="clusters", source="previous")
+    stages = (StageConfig(8, 2, 2, 4, normalise="clusters"), last)
+    return PaCaViT(PaCaConfig("rival", stages, num_classes=3, image_size=16, patch_size=2)).eval()
+
+
+def test_without_clusters_competing_ones_share_every_patch_evenly(pictures: Pictures) -> None:
+    model = competing_network()
+    found = without_clusters(model).features(torch.randn(2, 3, 16, 16))
+    torch.testing.assert_close(found.memberships[0], torch.full((2, 4, 64), 1 / 4))
+    torch.testing.assert_close(found.assignments[0], torch.full((2, 4, 64), 1 / 64))
+    assert [use.stage for use in clusters_in_use(model, pictures)] == [1, 2]
+
+
+def test_with_another_pictures_clusters_each_gets_those_of_the_next() -> None:
+    model, x = competing_network(), torch.randn(3, 3, 16, 16)
+    own, lent = model.features(x), with_clusterings(model, Another).features(x)
+    first_own, first_lent = own.assignments[0], lent.assignments[0]
+    assert first_own is not None
+    assert first_lent is not None
+    assert not torch.allclose(first_lent, first_own)
+    first = model.stage1[0].attn.clustering
+    seen: list[Tensor] = []
+    first.register_forward_hook(lambda module, args, out: seen.append(out))
+    borrowed = with_clusterings(model, Another)
+    model.features(x)
+    borrowed.stage1[0].attn.register_forward_hook(lambda module, args, out: seen.append(out[1].membership))
+    borrowed.features(x)
+    torch.testing.assert_close(seen[-1], seen[0].roll(-1, 0))

@@ -5,13 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from export.paca import PaCaViT, create
 from export.paca.clustering import CLUSTERINGS
 from export.paca.cost import parameters
+from export.training import recipes
 from export.training.checkpoint import save_final
+from export.training.foreign import PACK
+from export.training.loop import start
 from export.training.recipes import Options, plan, with_clustering
+from export.training.teacher import DEEP, FINE, Lessons
 
 
 def write_pack(path: Path, count: int, side: int) -> None:
@@ -120,3 +125,43 @@ def test_a_head_is_kept_only_for_the_very_same_classes(
     assert "head.weight" in same.weights
     assert set(same.weights) - set(other.weights) == {"head.weight", "head.bias"}
     assert other.config.image_size == 16
+
+
+def test_the_embedded_model_learns_from_no_held_out_photo_and_starts_from_the_old_gate(
+    packs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pack(packs / PACK, 40, 128)
+    with np.load(packs / PACK) as pack:
+        kinds = dict(pack)
+    np.savez(packs / PACK, **kinds, source=np.repeat(["one", "two"], 20))
+    asked: dict[str, int] = {}
+
+    def answers(images: dict[str, np.ndarray], cache: Path) -> dict[str, Lessons]:
+        asked.update({name: len(pictures) for name, pictures in images.items()})
+        return {
+            name: Lessons(
+                torch.zeros(len(x), 1000),
+                torch.zeros(len(x), DEEP, 8, 8),
+                torch.zeros(len(x), FINE, 16, 16),
+                torch.zeros(DEEP, 1000),
+            )
+            for name, x in images.items()
+        }
+
+    monkeypatch.setattr(recipes, "lessons", answers)
+    monkeypatch.setattr(recipes, "DRAWINGS", 9)
+    old = create("paca_small_128", num_classes=10)
+    save_final(old, packs / "old.safetensors", tuple(f"class {i}" for i in range(10)), 1.0, {})
+    ready = plan("embedded", Options(packs, packs / "run", start_from=packs / "old.safetensors"))
+    assert ready.config.name == "paca_compete_128"
+    assert (asked["known"], len(ready.held_out)) == (36, 4)
+    assert asked["foreign"] < 40
+    assert ready.weights is not None
+    assert torch.equal(
+        ready.weights["pool.score.weight"], old.get_parameter("pool.score.weight").half().float()
+    )
+    assert ready.objective is not None
+    run = start(ready.config, ready.recipe, torch.device("cpu"), ready.weights, ready.objective)
+    assert torch.equal(run.model.get_parameter("pool.score.weight"), ready.weights["pool.score.weight"])
+    learned = sum(p.numel() for group in run.optimizer.param_groups for p in group["params"])
+    assert learned > parameters(run.model) + 256 * 1000
