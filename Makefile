@@ -9,7 +9,7 @@ PYTEST ?=
 SOAK   ?= tests/faults tests/service/api/test_fuzz.py tests/service/images/test_decode.py
 
 .DEFAULT_GOAL := help
-.PHONY: help serve setup check test bench soak lock figures up clean
+.PHONY: help serve setup check test bench soak lock proto figures up clean
 
 help:            ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -49,6 +49,11 @@ lock: $(VENV)/bin/python  ## requirements/*.txt, the server image's packages wit
 	$(PIP) install -c constraints.txt uv
 	for runtime in cpu gpu; do echo 'setuptools>=77' | $(BIN)/uv pip compile -q pyproject.toml - --extra $$runtime -c constraints.txt \
 	  --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -o requirements/$$runtime.txt || exit 1; done
+
+proto:  ## service/api/rpc/*_pb2.py from the .proto files, by a protoc of protobuf 6, so that 6 and 7 can read them
+	$(PYTHON) -m venv build/protoc
+	build/protoc/bin/python -m pip --disable-pip-version-check -q install grpcio-tools==1.72.2
+	build/protoc/bin/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. service/api/rpc/*.proto
 
 bench: $(VENV)/.setup  ## speed and faithfulness on this machine, into benchmarks/results; wants both cores to itself
 	$(BIN)/python benchmarks/explain.py --save

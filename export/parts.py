@@ -21,6 +21,8 @@ ROLES = {
     "val": ("val", "valid", "validate", "validation", "dev", "eval"),
     "test": ("test", "testing"),
 }
+# classes may have these names, where pictures stand in the folder itself: train and car, valid and invalid
+CLASSES_TOO = {"train", "valid"}
 _ROLE_OF = {name: role for role, names in ROLES.items() for name in names}
 _ENDING = re.compile(r"(?<=[a-z])[ _.-]*(set|split|part|data|images|imgs|\d{4})$")  # training_set, val2017
 _WORD = re.compile(r"[a-z]+")
@@ -56,8 +58,8 @@ def find_parts(folder: Path) -> Parts | None:
         _refuse_unknown_parts(folder, folders)
         return None
     labelled = [path for path in named if _holds_classes(path)]
-    if others and not labelled and all(normal(path.name).casefold() == "train" for path in named):
-        return None  # a train among cars and boats
+    if others and not labelled and all(normal(path.name).casefold() in CLASSES_TOO for path in named):
+        return None
     others = [path for path in others if _holds_pictures(path)]
     _refuse_doubtful(folder, named, labelled, others)
     by_role = {named[path]: path for path in labelled}

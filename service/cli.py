@@ -145,6 +145,7 @@ def _one_of(values: Iterable[str]) -> Any:
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="TCP port, 0 = any free one.")] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="TCP port of gRPC, 0 = off.")] = None,
     models: Annotated[
         Path | None, typer.Option(help="Model repository: <name>/<version>/model.onnx.")
     ] = None,
@@ -155,7 +156,7 @@ def serve(
     workers: Annotated[int | None, typer.Option(help="Server processes.")] = None,
     root_path: Annotated[str | None, typer.Option(help="Path prefix behind a proxy.")] = None,
 ) -> None:
-    """Serve models over HTTP. Every setting is a PACA_* variable; flags win over variables."""
+    """Serve models over HTTP and gRPC. Every setting is a PACA_* variable; flags win over variables."""
     from .api.launch import serve as run
     from .settings import Settings
 

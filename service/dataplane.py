@@ -280,6 +280,14 @@ class DataPlane:
         """Overloaded where the model has no room now."""
         self._with_room(predictor)
 
+    def check_some_room(self) -> None:
+        """Overloaded where no model has room now: for a door that learns the model's name with the body."""
+        self._memory.check()
+        loaded = [self._models.get(status.name, v) for status in self.models() for v in status.versions]
+        bounds = [self.admission(predictor) for predictor in loaded]
+        if bounds:
+            min(bounds, key=lambda bound: bound.in_flight - bound.limit).check()
+
     def admission(self, predictor: Predictor) -> Admission:
         """The bound of one model."""
         found = self._admissions.get(predictor)

@@ -119,6 +119,13 @@ class Settings(ModelSettings, BaseSettings):
     port: int = Field(
         8000, ge=0, le=65535, description="TCP port. 0 lets the system choose; the ready line says which."
     )
+    grpc_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="TCP port of gRPC (Open Inference Protocol), on the same address. 0 = off. Needs the "
+        "extra grpc.",
+    )
     models: Path = Field(
         default_factory=embedded,
         description="Model repository: <name>/<version>/model.onnx. Default: the embedded one.",

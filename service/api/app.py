@@ -18,7 +18,7 @@ from ..dataplane import DataPlane
 from ..registry import Registry
 from ..settings import Settings
 from ..wiring import build_registry
-from . import oip, openapi, ops, pages, problems, routes
+from . import oip, openapi, ops, pages, problems, routes, rpc
 from .answer_log import AnswerLog
 from .keys import ApiKeys
 from .metrics import Metrics
@@ -34,7 +34,7 @@ PARTS = (routes, oip, ops)
 def create_app(settings: Settings | None = None, registry: Registry | None = None) -> FastAPI:
     """The app. It answers at once: /readyz says 503 until the registry has loaded, and 200 from then on."""
     settings = settings or Settings()
-    metrics = Metrics(*_endpoints())
+    metrics = Metrics(*_endpoints(settings))
     keys = ApiKeys(settings.api_keys) if settings.api_keys else None
     registry = registry or build_registry(settings)
     spans = tracing() if settings.otel else None
@@ -87,11 +87,13 @@ def _cors(origins: list[str]) -> Middleware:
     )
 
 
-def _endpoints() -> tuple[list[str], list[str]]:
-    """The paths of the routes: those that do work, and those that only tell something."""
+def _endpoints(settings: Settings) -> tuple[list[str], list[str]]:
+    """The paths of the routes, and the methods of gRPC where it is on: those that do work, and those that
+    only tell something."""
     routed = [route for part in PARTS for route in part.router.routes if isinstance(route, APIRoute)]
     jobs = [route.path for route in routed if "POST" in (route.methods or ())]
-    return jobs, [route.path for route in routed if route.path not in jobs]
+    tell = [route.path for route in routed if route.path not in jobs]
+    return ([*jobs, *rpc.JOBS], [*tell, *rpc.LOOKUPS]) if settings.grpc_port else (jobs, tell)
 
 
 @asynccontextmanager

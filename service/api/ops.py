@@ -12,6 +12,7 @@ from .. import __version__
 from ..errors import Draining, NotReady
 from ..methods import METHODS, available
 from ..predictor import Predictor
+from ..providers import PROVIDERS
 from ..registry import ModelStatus, Registry
 from ..version import this_build
 from . import openapi
@@ -65,7 +66,7 @@ class Version(BaseModel):
     onnxruntime: str | None = Field(description="Version of ONNX Runtime.", examples=["1.31.0"])
     providers: list[str] = Field(
         description="Execution providers that this ONNX Runtime has, the preferred first.",
-        examples=[["CPUExecutionProvider"]],
+        examples=[[provider.ort_name for provider in PROVIDERS.values()]],
     )
 
 

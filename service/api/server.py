@@ -1,9 +1,10 @@
 """Runs the app on a socket in one process: uvicorn with a guarded protocol, a shutdown that loses no request,
 and an exit code that tells the truth.
 
-SIGTERM: /readyz says 503 at once, requests are answered for a moment longer so that load balancers can look
-away, then the socket closes, what was accepted is answered, exit 0. SIGINT skips the moment. SIGHUP reads the
-API keys and the model repository again. `supervisor` runs several of these processes, `launch` chooses.
+SIGTERM: /readyz says 503 at once, and so does the health service of gRPC in its words. Requests are answered
+for a moment longer so that load balancers can look away, then the ports close, what was accepted is answered,
+exit 0. SIGINT skips the moment. SIGHUP reads the API keys and the model repository again. `supervisor` runs
+several of these processes, `launch` chooses.
 
 A server on its own listens at once, so that /readyz can say what it waits for; a worker among several only
 when its models are loaded, since until then another one can answer.
@@ -31,6 +32,7 @@ from ..settings import Settings
 from . import logs
 from .app import create_app
 from .protocol import MAX_CONNECTIONS, GuardedProtocol
+from .rpc import open_rpc
 from .state import state
 
 log = logging.getLogger("paca.server")
@@ -58,6 +60,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._on_ready: Callable[[], None] | None = on_ready
         self._worker = worker
+        self._rpc = open_rpc(self.shared)
         self._sockets: list[socket.socket] = []
         self._stop_at: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -72,6 +75,12 @@ class Server(uvicorn.Server):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload()))
 
     async def _listen(self) -> None:
+        if self._rpc:
+            try:
+                await self._rpc.listen()
+            except CannotStart as error:
+                self.shared.failure = error
+                return
         loop = asyncio.get_running_loop()
         self.servers = [
             await loop.create_server(self._protocol, sock=sock, backlog=self.config.backlog)
@@ -126,8 +135,9 @@ class Server(uvicorn.Server):
         elif self._on_ready and self.shared.registry.ready[0]:
             if self._worker:
                 await self._listen()
-            _collect_less()
-            self._on_ready()
+            if self.shared.failure is None:
+                _collect_less()
+                self._on_ready()
             self._on_ready = None
         elif self._worker and counter % 10 == 0 and self._stop_at is None:
             supervisor = parent_process()
@@ -136,8 +146,13 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        until = time.monotonic() + DRAIN_SECONDS
+        calls = asyncio.create_task(self._rpc.stop(DRAIN_SECONDS)) if self._rpc else None
         if self.servers and self.shared.failure is None:
             await self._stop_listening(sockets or [])
+        while calls and not calls.done() and not self.force_exit:  # they need the models, which go next
+            await asyncio.wait((calls,), timeout=0.1)
+        self.config.timeout_graceful_shutdown = max(1, round(until - time.monotonic()))
         await super().shutdown(sockets)
         for task in self._tasks:
             task.cancel()

@@ -11,7 +11,7 @@ import base64
 import binascii
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ DTYPES = {
     **{f"FP{bits}": np.dtype(f"<f{bits // 8}") for bits in (16, 32, 64)},
 }
 MAX_JSON_VALUES = 500_000  # of a request; reading them holds the interpreter for about 0.1 s
+MAX_INPUTS, MAX_OUTPUTS = 8, 32  # that a request may name
 MAX_JSON_BYTES = 64 << 20  # of a response
 BYTES_A_VALUE = 20  # of float32 as JSON writes it, its comma included
 Values = dict[str, str | bool | int | float]
@@ -78,9 +79,9 @@ class RequestedOutput(Part):
 class InferenceRequest(Part):
     id: str | None = Field(None, max_length=200, description="Echoed in the answer.", examples=["42"])
     parameters: Values = Field({}, description="`binary_data_output`: all outputs as raw bytes.")
-    inputs: list[InputTensor] = Field(min_length=1, max_length=8)
+    inputs: list[InputTensor] = Field(min_length=1, max_length=MAX_INPUTS)
     outputs: list[RequestedOutput] | None = Field(
-        None, max_length=32, description="Default: all outputs of the model."
+        None, max_length=MAX_OUTPUTS, description="Default: all outputs of the model."
     )
 
 
@@ -154,7 +155,7 @@ def infer_request(
     name: str, version: str | None, request: InferenceRequest, tensors: Tensors
 ) -> InferRequest:
     """What the data plane is to run. MalformedRequest where the inputs are not the one that models take."""
-    if set(tensors) != {"image"}:
+    if [tensor.name for tensor in request.inputs] != ["image"]:
         raise MalformedRequest("the model takes one input, named 'image'")
     requested = None
     if request.outputs is not None:
@@ -198,13 +199,13 @@ def from_bytes(tensor: InputTensor, raw: memoryview) -> np.ndarray | list[bytes]
 
 def from_values(tensor: InputTensor) -> np.ndarray | list[bytes]:
     """A tensor of single values: numbers, of BYTES base64 texts (JSON) or bytes."""
-    if tensor.data is None:
-        raise MalformedRequest(f"the input {tensor.name!r} has no data of its datatype")
-    if tensor.datatype == "BYTES":
-        return _fitting(tensor, [_decoded(item, tensor.name) for item in _flat(tensor.data)])
-    dtype = _dtype(tensor)
     if tensor.datatype == "FP16":
         raise MalformedRequest("FP16 has no form as single values; send it as raw bytes")
+    dtype = None if tensor.datatype == "BYTES" else _dtype(tensor)
+    if tensor.data is None:
+        raise MalformedRequest(f"the input {tensor.name!r} has no data of its datatype")
+    if dtype is None:
+        return _fitting(tensor, [_decoded(item, tensor.name) for item in _flat(tensor.data)])
     try:
         values = np.array(tensor.data)
     except ValueError:
@@ -257,12 +258,17 @@ def binary_outputs(request: InferenceRequest, outputs: list[RequestedOutput]) ->
     return {output.name for output in outputs if output.parameters.get("binary_data", everything) is True}
 
 
-def check_json_size(pictures: int, shapes: list[list[int | str | None]]) -> None:
-    """MalformedRequest where these outputs of so many pictures are larger as JSON than a response may be.
-    shapes: of each output, the batch first; a size that is not known before the run counts as 1."""
-    values = pictures * sum(math.prod(n for n in shape[1:] if isinstance(n, int)) for shape in shapes)
-    if values * BYTES_A_VALUE > MAX_JSON_BYTES:
-        raise _too_much_json(values * BYTES_A_VALUE)
+def count_values(pictures: int, shapes: Iterable[list[int | str | None]]) -> int:
+    """How many numbers these outputs of so many pictures hold. shapes: of each output, the batch first; a
+    size that is not known before the run counts as 1."""
+    return pictures * sum(math.prod(n for n in shape[1:] if isinstance(n, int)) for shape in shapes)
+
+
+def check_json_size(pictures: int, shapes: Iterable[list[int | str | None]]) -> None:
+    """MalformedRequest where these outputs of so many pictures are larger as JSON than a response may be."""
+    size = count_values(pictures, shapes) * BYTES_A_VALUE
+    if size > MAX_JSON_BYTES:
+        raise _too_much_json(size)
 
 
 def _too_much_json(size: int) -> MalformedRequest:
@@ -283,12 +289,7 @@ def write_response(
     raw: list[bytes] = []
     head = [_opening(name, request_id, result)]
     for i, (output, values) in enumerate(result.outputs.items()):
-        is_text = isinstance(values, list)
-        tensor = OutputTensor(
-            name=output,
-            shape=[result.pictures, len(values) // result.pictures] if is_text else list(np.shape(values)),
-            datatype="BYTES" if is_text else "FP32",
-        )
+        tensor = described(output, values, result.pictures)
         if output in binary:
             raw.append(to_bytes(values))
             tensor.parameters = {"binary_data_size": len(raw[-1])}
@@ -309,6 +310,13 @@ def write_response(
         return join(head), None
     text = b"".join(head)
     return [text, *raw], len(text)
+
+
+def described(name: str, values: np.ndarray | list[bytes], pictures: int) -> OutputTensor:
+    """An output without its values. pictures: how many the values are of."""
+    if isinstance(values, list):
+        return OutputTensor(name=name, shape=[pictures, len(values) // pictures], datatype="BYTES")
+    return OutputTensor(name=name, shape=list(np.shape(values)), datatype="FP32")
 
 
 def _opening(name: str, request_id: str | None, result: InferResult) -> bytes:

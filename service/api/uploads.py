@@ -48,7 +48,7 @@ async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
         raise NotAnImage("compressed request bodies are not accepted; send the picture as it is")
     declared = headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
-        raise _too_large(limit)
+        raise body_too_large(limit)
     chunks: list[bytes] = []
     size, started = 0, time.monotonic()
     while True:
@@ -57,17 +57,13 @@ async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
             async with asyncio.timeout(left):
                 message = await receive()
         except TimeoutError:
-            raise SlowUpload(
-                f"the body did not arrive in time: {BODY_SECONDS:.0f} seconds and {BODY_RATE // 1024} KiB/s "
-                "are asked",
-                limit="body_seconds",
-            ) from None
+            raise slow_upload() from None
         if message["type"] == "http.disconnect":
             raise ClientGone("the client went away before its request was complete")
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > limit:
-            raise _too_large(limit)
+            raise body_too_large(limit)
         chunks.append(chunk)
         if not message.get("more_body"):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -79,7 +75,17 @@ async def disconnected(receive: Receive) -> None:
         pass
 
 
-def _too_large(limit: int) -> TooLarge:
+def slow_upload() -> SlowUpload:
+    """The refusal of a body that does not come."""
+    return SlowUpload(
+        f"the body did not arrive in time: {BODY_SECONDS:.0f} seconds and {BODY_RATE // 1024} KiB/s "
+        "are asked",
+        limit="body_seconds",
+    )
+
+
+def body_too_large(limit: int) -> TooLarge:
+    """The refusal of a body of more than `limit` bytes."""
     return TooLarge(
         f"the request body is larger than {limit} bytes; send smaller or fewer pictures",
         limit="max_body_bytes",

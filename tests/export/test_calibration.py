@@ -25,7 +25,7 @@ def shades(root: Path, classes: int, each: int) -> Path:
 
 
 def test_a_few_of_every_class_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "MOST", 10)
+    monkeypatch.setattr(calibration, "MAX_PICTURES", 10)
     found = read_pictures(shades(tmp_path, classes=5, each=8), HOW)
     assert found[:, 0, 0, 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 

@@ -61,6 +61,7 @@ def test_hidden_folders_are_no_parts_and_no_classes(make: Make) -> None:
     [
         ("cat", "dog"),
         ("bus", "car", "train"),  # a train among vehicles
+        ("valid", "invalid"),
         ("cat/indoors", "dog/indoors", "cat/outdoors", "dog/outdoors"),
         ("contest/a", "contest/b", "game/a", "game/b"),
     ],

@@ -67,6 +67,6 @@ def test_a_new_provider_is_one_row(repository: Path, monkeypatch: pytest.MonkeyP
 def test_no_other_module_of_the_server_names_a_provider() -> None:
     """But for words to people, and `cpu` as what commands without a server run on."""
     folder = Path(inspect.getfile(service)).parent
-    named = re.compile(r"""ExecutionProvider|== ?["'](cuda|cpu)""")
+    named = re.compile(r"""(CUDA|CPU)ExecutionProvider|== ?["'](cuda|cpu)""")
     where = [path.name for path in folder.rglob("*.py") if named.search(path.read_text("utf-8"))]
     assert where == ["providers.py"]
