@@ -33,7 +33,8 @@ ENV PATH=/opt/paca/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     PACA_HOST=0.0.0.0 PACA_PORT=8000 PACA_LOG_FORMAT=json PACA_MODELS=/models
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin paca
 USER 10001
-EXPOSE 8000
+# 8001: gRPC, with PACA_GRPC_PORT=8001
+EXPOSE 8000 8001
 # slim has no curl; ready means a real forward pass succeeded.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=20s --retries=3 \
   CMD ["python3", "-c", "import os, urllib.request as r; r.urlopen(f\"http://127.0.0.1:{os.environ['PACA_PORT']}/readyz\", timeout=2)"]

@@ -47,7 +47,7 @@ soak: $(VENV)/.setup  ## the fault tests at full counts; hours, resumable (build
 
 lock: $(VENV)/bin/python  ## requirements/*.txt, the server image's packages with their hashes, from constraints.txt
 	$(PIP) install -c constraints.txt uv
-	for runtime in cpu gpu; do echo 'setuptools>=77' | $(BIN)/uv pip compile -q pyproject.toml - --extra $$runtime -c constraints.txt \
+	for runtime in cpu gpu; do echo 'setuptools>=77' | $(BIN)/uv pip compile -q pyproject.toml - --extra $$runtime --extra grpc -c constraints.txt \
 	  --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -o requirements/$$runtime.txt || exit 1; done
 
 proto:  ## service/api/rpc/*_pb2.py from the .proto files, by a protoc of protobuf 6, so that 6 and 7 can read them

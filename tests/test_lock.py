@@ -31,6 +31,7 @@ def test_the_lock_holds_what_the_project_asks_for(runtime):
     texts = [
         *project["project"]["dependencies"],
         *project["project"]["optional-dependencies"][runtime],
+        *project["project"]["optional-dependencies"]["grpc"],
         *project["build-system"]["requires"],
     ]
     for requirement in map(Requirement, texts):
