@@ -6,9 +6,9 @@ photos, what its clusters are worth, where its maps point.
     python benchmarks/trust.py CHECKPOINT.safetensors [--save]       once for a released model: the validation
                                                                      pack, the unseen kinds and sources
 
-novelty      statistics from training photos and the trained part of the varied pack, threshold from the
-             held-out tenth (0.95); AUROC and flag rates on foreign photos that no fit saw, cats and dogs,
-             CIFAR-10 without dogs and trucks, drawings of other generators than the trained ones
+novelty      statistics from training photos, the trained part of the varied pack and the trained drawings,
+             threshold from the held-out tenth (0.95); AUROC and flag rates on foreign photos that no fit
+             saw, cats and dogs, CIFAR-10 without dogs and trucks, drawings of other generators
 points lost  on the held-out tenth, with uniform clusters and with those of the next picture
 clusters     arg-max of the last membership (or assignment) against masks of cats and dogs and boxes
 pointing     highest place in a box; GridPG: share of positive relevance in the right quarter of four
@@ -46,14 +46,14 @@ from export.pipeline import Request
 from export.pipeline import run as export
 from export.training.cluster_use import foreign_assignment_accuracy, uniform_assignment_accuracy
 from export.training.data import Pictures, read_cifar10, read_pack, square
-from export.training.drawings import draw_unseen
+from export.training.drawings import draw, draw_unseen
 from export.training.foreign import read_foreign
 from export.training.metrics import Scores, log_softmax, score
 from export.training.split import tail
 
 SURE = 0.9
 THRESHOLD = 0.95
-FITTED = 3000  # known and foreign photos each that statistics are fitted on
+FITTED, DRAWN = 3000, 500  # known and foreign photos each, and drawings, that statistics are fitted on
 MASKED = 100  # photos of each set with masks
 BATCH = 32
 
@@ -156,7 +156,8 @@ def auroc(known: np.ndarray, foreign: np.ndarray) -> float:
 
 def knowledge(model: Model, sets: Sets) -> list[Row]:
     """Accuracy, calibration, and novelty of every set."""
-    fitted = [model.answer(x[:FITTED]) for x in (sets.train.images, sets.fitted)]
+    foreign = np.concatenate([sets.fitted[:FITTED], draw(DRAWN, model.side)])
+    fitted = [model.answer(x) for x in (sets.train.images[:FITTED], foreign)]
     held_out = model.answer(sets.held_out.images)
     known = novelty.fit(fitted[0].pair, sets.train.labels[:FITTED], held_out.pair, fitted[1].pair)
     assert known is not None

@@ -83,6 +83,28 @@ def test_decomposed_attention_is_noticed() -> None:
         )
 
 
+@pytest.mark.parametrize(("pool", "dynamic"), [("cluster", False), ("gated", True)])
+def test_competing_clusters_are_exported_with_their_membership(
+    pool: str, dynamic: bool, tmp_path: Path
+) -> None:
+    competing = StageConfig(6, 1, 2, 3, normalise="clusters")
+    last = StageConfig(10, 2, 5, 3, normalise="clusters", source="previous")
+    torch.manual_seed(1)
+    config = PaCaConfig("rival", (competing, last), num_classes=3, image_size=32, patch_size=2, pool=pool)
+    model = PaCaViT(config).eval()
+    source = Source(model, "rival", ("a", "b", "c"))
+    report = export_model(source, tmp_path / "model.onnx", dynamic_size=dynamic)
+    engine = Engine(tmp_path / "model.onnx", Device("cpu"))
+    assert (report.verification.attention_nodes, report.verification.softmax_nodes) == (3, 3)
+    assert [stage.output for stage in engine.manifest.stages] == ["assignment_1", None]
+    assert PaCaConfig.from_dict(engine.manifest.config) == config
+    found = engine.run(np.full((2, 32, 32, 3), 90, np.uint8), ("membership_1", "assignment_1")).arrays
+    np.testing.assert_allclose(found["membership_1"].sum(1), 1, atol=1e-5)
+    np.testing.assert_allclose(found["assignment_1"].sum((2, 3)), 1, atol=1e-5)
+    assert report.explain is not None
+    assert report.explain["outputs"] == ["map_1", "effect_1"]
+
+
 async def explained(model: Path) -> ExplainResult:
     """A drawn picture's answer with the effects of its clusters."""
     file = io.BytesIO()

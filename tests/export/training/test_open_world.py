@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +15,11 @@ from export.training import coherence, open_world
 from export.training.augment import Augmentation, normalise
 from export.training.coherence import Coherence
 from export.training.data import Pictures
+from export.training.loop import Recipe, fit, start
 from export.training.objective import Batch, Usual
 from export.training.open_world import Material, OpenWorld, Supervision
+from export.training.progress import plainly
+from export.training.state import Run
 from export.training.teacher import DEEP, FINE, Lessons
 
 OFF = Coherence(0, 0, 0, 0, 0)
@@ -130,3 +135,34 @@ def test_without_a_teacher_clusters_follow_the_networks_own_tokens(material: Mat
     found = objective(dataclasses.replace(material, lessons=None), how, model)
     assert found.extra.book.shape == (4, 12 + 16)
     assert torch.isfinite(found.loss(batch(model)))
+
+
+def test_an_interrupted_run_goes_on_with_its_auxiliary_heads(
+    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coherence, "SEEDING_STEPS", 5)
+    monkeypatch.setattr(open_world, "SEEDED_ON", 8)
+    how = Recipe(epochs=2, batch=8, sizes=((1.0, 32),), locality=True, supervision=Supervision(foreign=4))
+
+    def trained(folder: Path, until: int) -> Run:
+        run = start(
+            CONFIG, how, torch.device("cpu"), None, lambda model: objective(material, PARTS["all"], model)
+        )
+        stop = [run] if until < how.epochs else []
+
+        def say(text: str) -> None:
+            if stop and run.epoch == until:
+                raise KeyboardInterrupt
+
+        with contextlib.suppress(KeyboardInterrupt):
+            fit(run, how, material.known, material.known, folder, plainly, say)
+        return run
+
+    straight = trained(tmp_path / "straight", 2)
+    trained(tmp_path / "interrupted", 1)
+    resumed = trained(tmp_path / "interrupted", 2)
+    assert straight.objective is not None
+    assert resumed.objective is not None
+    for a, b in ((straight.model, resumed.model), (straight.objective.extra, resumed.objective.extra)):
+        for name, values in a.state_dict().items():
+            assert torch.equal(values, b.state_dict()[name]), name
