@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-from segments import mean, pieces, plain_grid, quality
+from benchmarks.segments import mean, pieces, plain_grid, quality
 
 
 def test_a_segment_that_is_the_object_has_every_pixel() -> None:

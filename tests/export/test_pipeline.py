@@ -93,7 +93,7 @@ def test_competing_clusters_are_exported_with_their_membership(
     config = PaCaConfig("rival", (competing, last), num_classes=3, image_size=32, patch_size=2, pool=pool)
     model = PaCaViT(config).eval()
     source = Source(model, "rival", ("a", "b", "c"))
-    report = export_model(source, tmp_path / "model.onnx", dynamic_size=dynamic)
+    report = export_model(source, tmp_path / "model.onnx", Format(dynamic_size=dynamic))
     engine = Engine(tmp_path / "model.onnx", Device("cpu"))
     assert (report.verification.attention_nodes, report.verification.softmax_nodes) == (3, 3)
     assert [stage.output for stage in engine.manifest.stages] == ["assignment_1", None]
