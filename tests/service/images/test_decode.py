@@ -12,6 +12,7 @@ from PIL import Image
 
 from service.errors import BadImage, Overloaded, PacaError
 from service.images import Decoded, Limits, decode, reader
+from service.images.formats import BY_NAME
 from tests.service.images.files import exif, file, with_exif
 from tests.soak import examples
 
@@ -31,6 +32,25 @@ UNTRUSTED = [
     file(SMALL, "WEBP", lossless=True),
     file(np.dstack([SMALL, SMALL[..., 0]]), "WEBP"),
     file(Image.fromarray(SMALL), "WEBP", save_all=True, append_images=[Image.new("RGB", (40, 24))]),
+]
+
+for name in ("AVIF", "BMP", "TIFF", "HEIC"):
+    BY_NAME[name].prepare()
+WITH_ALPHA = np.dstack([SMALL, SMALL[..., 0]])
+BY_DECODER = [
+    file(SMALL, "AVIF", exif=b"Exif\0\0" + exif(6)),
+    file(WITH_ALPHA, "AVIF"),
+    file(Image.fromarray(SMALL), "AVIF", save_all=True, append_images=[Image.new("RGB", (40, 24))]),
+    file(SMALL, "BMP"),
+    file(Image.fromarray(SMALL).quantize(7), "BMP"),
+    file(SMALL, "TIFF"),
+    file(SMALL, "TIFF", compression="tiff_lzw", tiffinfo={274: 6}),
+    file(SMALL, "TIFF", compression="jpeg"),
+    file(Image.fromarray(SMALL).convert("1"), "TIFF", compression="group4"),
+    file(SMALL[..., 0].astype(np.uint16) * 257, "TIFF", compression="tiff_adobe_deflate"),
+    file(Image.fromarray(SMALL), "TIFF", save_all=True, append_images=[Image.new("RGB", (40, 24))]),
+    file(SMALL, "HEIF", exif=b"Exif\0\0" + exif(6)),
+    file(WITH_ALPHA, "HEIF"),
 ]
 
 
@@ -85,6 +105,14 @@ def test_mutated_files_are_pictures_or_our_errors(data: bytes, reduce_to: int | 
 @examples(120, 5_000)
 @given(data=mutated(UNTRUSTED), reduce_to=st.sampled_from([None, 5]))
 def test_mutated_files_for_the_other_process_are_pictures_or_our_errors(
+    data: bytes, reduce_to: int | None
+) -> None:
+    check(data, reduce_to)
+
+
+@examples(200, 20_000)
+@given(data=mutated(BY_DECODER), reduce_to=st.sampled_from([None, 5]))
+def test_mutated_files_whose_header_the_decoder_reads_are_pictures_or_our_errors(
     data: bytes, reduce_to: int | None
 ) -> None:
     check(data, reduce_to)
