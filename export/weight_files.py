@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import _compat_pickle
 import hashlib
-import pickle
+import pickle  # nosec B403  its errors and opcodes; torch's safe unpickler reads
 import re
 import sys
 import zipfile

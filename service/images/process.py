@@ -256,8 +256,8 @@ def serve() -> None:
                 outcome = _DECODED
             except PacaError:
                 outcome = _WRONG_SIZE
-            except Exception:  # noqa: S110  whatever a decoder raises: this picture's outcome
-                pass
+            except Exception:  # whatever a decoder raises: this picture's outcome
+                outcome = _BROKEN
             responses.write(
                 _RESPONSE.pack(
                     outcome,
