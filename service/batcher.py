@@ -329,7 +329,7 @@ class Batcher(Generic[T, R]):
         self._tell_if_empty()
 
     def _next(self) -> _Entry[T] | None:
-        """The oldest item whose run may start now; None where nothing waits or all wait for company."""
+        """The oldest item whose run may start now; None where nothing waits or all wait for batch-mates."""
         if not self._waiting:
             return None
         if not self.bounds.max_wait or self._closed:

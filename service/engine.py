@@ -47,7 +47,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Outputs:
-    """One batch's answer. logits: (B, K) float32. arrays: every further output asked for, by its graph name,
+    """One batch's answer. logits: (B, K) float32. arrays: every further output requested, by its graph name,
     as the graph gives it in float32."""
 
     logits: np.ndarray

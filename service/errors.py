@@ -19,7 +19,7 @@ PacaError
 ├── DeadlineExceeded        the answer would come too late
 └── CannotStart             a configuration that cannot work; said before serving
     ├── BadArtifact           a model file that cannot be trusted or read
-    └── ProviderUnavailable   the execution provider asked for is not here
+    └── ProviderUnavailable   the execution provider requested is not here
 """
 
 from __future__ import annotations

@@ -61,8 +61,8 @@ def contributions(tokens: np.ndarray, grid: tuple[int, int], head: Head, weights
     · bias = weights · logits (CAM, Zhou et al. 2016; equal to HiResCAM at these tokens). tokens: (N, C), the
     output `tokens`.
     """
-    asked = np.flatnonzero(weights)
-    direction = np.einsum("k,kc->c", weights[asked].astype(np.float64), head.weight[asked])
+    explained = np.flatnonzero(weights)
+    direction = np.einsum("k,kc->c", weights[explained].astype(np.float64), head.weight[explained])
     return (np.einsum("nc,c->n", tokens, direction) / len(tokens)).reshape(grid).astype(np.float32)
 
 
@@ -145,8 +145,8 @@ def membership(assignment: np.ndarray, clusters: Sequence[int] | None = None) ->
     """P(cluster | patch) of the `clusters` (default all), (M, H, W) float32: the assignment with every
     patch's column scaled to sum 1; even where no cluster takes a patch at all."""
     total = _taken(assignment)
-    wanted = assignment if clusters is None else assignment[list(clusters)]
-    return np.where(total > 0, wanted / np.where(total > 0, total, 1), 1 / len(assignment)).astype(np.float32)
+    chosen = assignment if clusters is None else assignment[list(clusters)]
+    return np.where(total > 0, chosen / np.where(total > 0, total, 1), 1 / len(assignment)).astype(np.float32)
 
 
 def _taken(assignment: np.ndarray) -> np.ndarray:
@@ -186,7 +186,7 @@ def shares(cam: np.ndarray, assignment: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ClusterView:
-    """One cluster for showing. share, effect: in logits, None if not asked for; area: part of the picture
+    """One cluster for showing. share, effect: in logits, None if not requested; area: part of the picture
     where it is the strongest; centroid: (x, y) of its mass and bbox: where it is at least half its maximum
     (largest part), as fractions of the map. values: (H, W) float32, 0..1: how far each patch belongs to it,
     P(cluster | patch)."""

@@ -49,9 +49,9 @@ MAX_ROWS = 128  # of one request for tensors
 @dataclass(frozen=True)
 class Capacity:
     """How much runs at once. instances: parallel runs; max_batch: pictures a run; max_wait: seconds a batch
-    waits for company; queue_size: pictures that may wait; admitted: pictures at work beyond which a server
-    takes no further request; decoders: pictures decoded at the same time; runs, gradient_runs: the parts of
-    the machine that runs of all models share."""
+    waits for batch-mates; queue_size: pictures that may wait; admitted: pictures at work beyond which a
+    server takes no further request; decoders: pictures decoded at the same time; runs, gradient_runs: the
+    parts of the machine that runs of all models share."""
 
     instances: int = 1
     max_batch: int = 1
@@ -73,7 +73,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture on its way to the engine. names: graph outputs wanted beside the logits."""
+    """One picture on its way to the engine. names: graph outputs requested beside the logits."""
 
     tensor: np.ndarray
     names: tuple[str, ...] = ()

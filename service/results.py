@@ -83,7 +83,7 @@ class TargetInfo:
 @dataclass(frozen=True)
 class MethodInfo:
     """class_specific: the map changes with the class. complete: it sums to the logit. gradients: gradient
-    passes it took. fallback: why another method than the one asked for answers, if so."""
+    passes it took. fallback: why another method than the one requested answers, if so."""
 
     name: str
     class_specific: bool

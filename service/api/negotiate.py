@@ -35,8 +35,8 @@ def _range(item: str) -> tuple[str, float]:
 
 def _weight(offer: str, ranges: list[tuple[str, float]]) -> float:
     family = offer.partition("/")[0] + "/*"
-    for wanted in (offer, family, "*/*"):
-        found = [q for media, q in ranges if media == wanted]
+    for accepted in (offer, family, "*/*"):
+        found = [q for media, q in ranges if media == accepted]
         if found:
             return max(found)
     return 0.0

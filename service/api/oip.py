@@ -2,7 +2,7 @@
 whose input is encoded photos.
 
 Cluster assignments and tokens are ordinary outputs, so any client of the protocol can explain. Only the
-outputs asked for are computed. Models are never loaded or unloaded from here.
+outputs requested are computed. Models are never loaded or unloaded from here.
 """
 
 from __future__ import annotations

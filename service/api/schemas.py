@@ -107,7 +107,7 @@ class Method(Wire):
     class_specific: bool = Field(description="Whether the map changes with the class.", examples=[True])
     complete: bool = Field(description="Whether the map and the bias sum to the logit.", examples=[True])
     gradients: int = Field(description="Gradient passes it took.", examples=[0])
-    fallback: str | None = Field(None, description="Why another method than the one asked for answers.")
+    fallback: str | None = Field(None, description="Why another method than the one requested answers.")
 
 
 class Completeness(Wire):
@@ -210,7 +210,7 @@ class Explanation(Wire):
         None,
         description="The explained class; for methods of no class the one whose evidence `share` counts.",
     )
-    contrast: Target | None = Field(None, description="The class it is held against, if one was asked for.")
+    contrast: Target | None = Field(None, description="The class it is held against, if one was requested.")
     method: Method
     completeness: Completeness | None = Field(None, description="Only for methods that are complete.")
     heatmap: Heatmap | None = None
