@@ -190,3 +190,20 @@ def test_one_large_picture_among_many_empty_ones_takes_no_memory_of_their_produc
     )
     assert answer.status_code == 413
     assert "20001 pictures" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        {"shape": [], "data": [3]},
+        {"shape": [0, 32, 32, 3], "data": []},
+        {"shape": [1, 32, 32, 3], "data": []},
+        {"shape": [1, 32, 32, 5], "data": [0] * 32 * 32 * 5},
+        {"shape": [1, 16, 16, 3], "data": [0] * 16 * 16 * 3},
+    ],
+    ids=["no sizes", "no picture", "no data", "five channels", "another size"],
+)
+def test_a_tensor_that_cannot_be_a_picture_is_the_callers_fault(client, image):
+    response = infer(client, pixels(**image))
+    assert response.status_code in (400, 422)
+    assert response.json().keys() == {"error"}

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import onnx
 import pytest
 from PIL import Image
 
 from service.colours import COLOUR_MAPS, DEFAULT_COLOUR_MAP, css_gradient
+from service.settings import Settings
+from tests.service.api.conftest import opened
 
 
 def b64(data: bytes) -> str:
@@ -265,3 +270,35 @@ def test_the_report_s_colour_bar_is_that_of_its_overlays(client, jpeg, colormap)
     page = client.post(f"/explain{query}", content=jpeg, headers={"Accept": "text/html"}).text
     shown = {name for name, row in COLOUR_MAPS.items() if css_gradient(row.table) in page}
     assert shown == {colormap or DEFAULT_COLOUR_MAP}
+
+
+def test_where_classes_are_named_by_numbers_the_named_one_is_explained(tiny_repository, tmp_path, jpeg):
+    """Text is a name first, whatever its source; a JSON number is a class id."""
+    shutil.copytree(tiny_repository / "tiny", tmp_path / "tiny")
+    path = tmp_path / "tiny" / "1" / "model.onnx"
+    model = onnx.load(path)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    manifest = json.loads(metadata["paca.manifest"]) | {"labels": ["10", "0", "2", "1"]}
+    onnx.helper.set_model_props(model, metadata | {"paca.manifest": json.dumps(manifest)})
+    onnx.save(model, path)
+    picture = base64.b64encode(jpeg).decode()
+
+    def explained(client, target, where):
+        if where == "query":
+            answer = client.post(f"/explain?method=cam&target={target}", content=jpeg)
+        else:
+            parameters = {"method": "cam", "target": target}
+            answer = client.post("/explain", json={"image": picture, "parameters": parameters})
+        return answer.json()["explanations"][0]["target"]
+
+    with opened(Settings(models=tmp_path)) as client:
+        for where, target, label in (
+            ("query", "2", "2"),
+            ("query", "1", "1"),
+            ("json", "0", "0"),
+            ("json", 0, "10"),
+            ("json", 1, "0"),
+            ("query", "3", "1"),  # no class is called so: an id
+        ):
+            target_info = explained(client, target, where)
+            assert target_info["label"] == label, (where, target)
