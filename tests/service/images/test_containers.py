@@ -75,7 +75,7 @@ def jpeg_parts(draw: st.DrawFn) -> bytes:
 USUAL_START = b"\xff\xd8" + segment(0xC2, b"\x08\0\x08\0\x08\x01\1\x11\0") + segment(0xDA, bytes(6))
 
 
-@examples(200, 60_000)
+@examples(200, 5_000)
 @given(parts(jpeg_parts()), st.sampled_from([b"\xff\xd8\xff", USUAL_START]), st.booleans())
 def test_jpegs_of_any_segments(body: bytes, start: bytes, ended: bool) -> None:
     check(start + body.removeprefix(b"\xff" * start.endswith(b"\xff")) + b"\xff\xd9" * ended)
@@ -99,7 +99,7 @@ def png_parts(draw: st.DrawFn) -> bytes:
     return struct.pack(">I", max(0, length)) + kind + body + struct.pack(">I", checksum)
 
 
-@examples(200, 60_000)
+@examples(200, 5_000)
 @given(parts(png_parts()), st.booleans())
 def test_pngs_of_any_chunks(body: bytes, usual: bool) -> None:
     check((png(4, 4, 8, 0, bytes(20))[:33] if usual else PNG) + body)
@@ -119,7 +119,7 @@ def webp_parts(draw: st.DrawFn) -> bytes:
     return kind + struct.pack("<I", length) + body + b"\0" * (len(body) % 2)
 
 
-@examples(200, 60_000)
+@examples(200, 5_000)
 @given(parts(webp_parts()), st.sampled_from([0, 0, 0, 1, -1, -9, 1 << 20]))
 def test_webps_of_any_chunks(body: bytes, off: int) -> None:
     size = max(0, len(body) + 4 + off)
