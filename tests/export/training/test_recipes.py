@@ -117,7 +117,7 @@ def test_a_head_is_kept_only_for_the_very_same_classes(
         for name in names:
             (root / name).mkdir(parents=True)
             for i in range(2):
-                Image.new("RGB", (8, 8)).save(root / name / f"{i}.png")
+                Image.new("RGB", (8, 8), (60 * i, 20 * ord(name) % 256, 0)).save(root / name / f"{i}.png")
     same = plan("folder", Options(tmp_path / "abc", tmp_path / "one", start_from=tiny_checkpoint))
     other = plan("folder", Options(tmp_path / "abd", tmp_path / "two", start_from=tiny_checkpoint))
     assert same.weights is not None
