@@ -89,6 +89,6 @@ class BadArtifact(CannotStart): ...
 class ProviderUnavailable(CannotStart): ...
 
 
-def kind_of(error: PacaError) -> str:
-    """The stable name of an error's kind, e.g. bad-artifact."""
-    return "".join("-" + c.lower() if c.isupper() else c for c in type(error).__name__).lstrip("-")
+def kind_name(kind: str) -> str:
+    """The stable name of a kind of error, from that of its class: BadArtifact → bad-artifact."""
+    return "".join("-" + c.lower() if c.isupper() else c for c in kind).lstrip("-")

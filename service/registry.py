@@ -19,7 +19,7 @@ from typing import Any
 
 from . import repository
 from .batcher import Batcher, Counters
-from .errors import BadArtifact, CannotStart, EngineFailure, NotReady, PacaError, UnknownModel, kind_of
+from .errors import BadArtifact, CannotStart, EngineFailure, NotReady, PacaError, UnknownModel, kind_name
 from .predictor import Predictor
 from .repository import ModelFiles
 
@@ -286,7 +286,7 @@ class Registry:
         self._failed[key] = _Failed(
             files,
             stamp,
-            kind_of(error),
+            kind_name(type(error).__name__),
             error.message,
             before.since if before else now,
             pause,

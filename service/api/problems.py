@@ -85,7 +85,7 @@ def row_of(error: Exception) -> Row:
 def kind_of(error: Exception) -> str:
     """The stable name of an error: what `type` ends with, and the reason in the metrics."""
     name = next((kind.__name__ for kind in type(error).__mro__ if kind in STATUS), "InternalError")
-    return "".join("-" + c.lower() if c.isupper() else c for c in name).lstrip("-")
+    return errors.kind_name(name)
 
 
 def problem(error: Exception, request_id: str) -> dict[str, Any]:
