@@ -8,21 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from . import explain
 from .artifact import Head, Manifest
-from .geometry import Window, to_pixel, to_pixels
+from .geometry import Fractions, Window, to_pixel, to_pixels
 from .options import MAX_SIDE
+from .parts import MOST_PATCHES, memberships, parts
 from .plan import Plan
 from .render import RENDERS, Canvas, Layers, fit
 from .results import (
+    Box,
+    Check,
     Cluster,
     Explanation,
+    Fading,
     Heatmap,
     ImageInfo,
     MaskInfo,
+    Novelty,
+    Part,
     Picture,
     Prediction,
     Segmentation,
@@ -30,6 +37,8 @@ from .results import (
 )
 
 CLUSTER_SIDE = 256  # longer side of a cluster overlay, unless a size is requested
+PALE = 0.4  # strength of an overlay that should not be believed as it stands
+FAINTEST = 0.25  # an overlay is never paler than this
 
 
 def probabilities(logits: np.ndarray, temperature: float) -> np.ndarray:
@@ -65,13 +74,19 @@ class Scene:
     """One picture, ready to be explained: what the network gave for it, and a canvas of the photo."""
 
     def __init__(
-        self, plan: Plan, manifest: Manifest, head: Head, photo: Photo, outputs: Mapping[str, np.ndarray]
+        self,
+        plan: Plan,
+        manifest: Manifest,
+        head: Head,
+        photo: Photo,
+        outputs: Mapping[str, np.ndarray],
+        novelty: Novelty | None = None,
     ) -> None:
-        """outputs: the picture's graph outputs, "logits" (K,) among them."""
-        self.plan, self.manifest, self.head = plan, manifest, head
+        """outputs: the picture's graph outputs, "logits" (K,) among them. novelty: the picture's."""
+        self.plan, self.manifest, self.head, self.novelty = plan, manifest, head, novelty
         self.window, self.size = photo.window, (photo.info.width, photo.info.height)
         self.logits = outputs["logits"]
-        self.tokens = outputs["tokens"]
+        self.tokens, self.features = outputs["tokens"], outputs.get("features")
         self.assignment = outputs.get(f"assignment_{plan.stage}")
         self.canvas = _canvas(plan, photo, max(manifest.preprocessing.size))
         cluster_side = CLUSTER_SIDE if plan.options.size == "original" else max(self.canvas.size)
@@ -80,6 +95,29 @@ class Scene:
     def contributions(self, weights: np.ndarray) -> np.ndarray:
         """(h, w): what each patch of the last grid adds to weights · logits."""
         return explain.contributions(self.tokens, self.manifest.stages[-1].grid, self.head, weights)
+
+    def score(self, class_id: int, logits: np.ndarray) -> np.ndarray:
+        """(n,) probabilities of one class, of logits (n, K)."""
+        temperature = self.manifest.temperature
+        return np.array([probabilities(row, temperature)[class_id] for row in logits])
+
+    @cached_property
+    def parts(self) -> tuple[int, np.ndarray] | None:
+        """(stage, part of each patch), where parts were requested."""
+        if "parts" not in self.plan.render:
+            return None
+        stages, info = self.manifest.stages, self.manifest.explain
+        last = self.tokens.reshape(*stages[-1].grid, -1)
+        fine = next((stage for stage in stages if info and stage.stage == info.stage), stages[-1])
+        if self.features is None or len(self.features) > MOST_PATCHES:
+            return stages[-1].stage, parts(last)
+        return fine.stage, parts(last, self.features.reshape(*fine.grid, -1))
+
+    @cached_property
+    def top_evidence(self) -> float:
+        """What speaks for the top class, all patches together, in logits."""
+        top = explain.class_weights(len(self.logits), int(np.argmax(self.logits)))
+        return float(np.maximum(self.contributions(top), 0).sum())
 
     def target(self, class_id: int) -> TargetInfo:
         """A class as a response names it."""
@@ -95,13 +133,14 @@ class Scene:
 class Target:
     """One explained quantity of a picture. contrast: the class it is held against, or None. cam: (h, w), its
     contributions. gradients: the outputs of explain.onnx for it, empty where that did not run. heatmap: its
-    map by the plan's method, None for methods without a map."""
+    map by the plan's method, None for methods without a map. check: what hiding places showed."""
 
     class_id: int
     contrast: int | None
     cam: np.ndarray
     gradients: Mapping[str, np.ndarray]
     heatmap: Heatmap | None
+    check: Check | None = None
 
 
 def explanation(scene: Scene, target: Target) -> Explanation:
@@ -113,6 +152,15 @@ def explanation(scene: Scene, target: Target) -> Explanation:
     if assignment is not None:
         labels = _ranked(explain.segment(assignment), [view.cluster for view in views])
     weights = explain.class_weights(len(scene.logits), target.class_id, target.contrast)
+    fading = None if heat is None else _fading(scene, target)
+    of_parts = _part_views(scene, target)
+    layers = Layers(
+        heat,
+        None if region is None else region.region,
+        labels,
+        None if scene.parts is None else _ranked(scene.parts[1], [view.cluster for view in of_parts]),
+        1.0 if fading is None else fading.strength,
+    )
     return Explanation(
         target=scene.target(target.class_id),
         contrast=None if target.contrast is None else scene.target(target.contrast),
@@ -121,14 +169,36 @@ def explanation(scene: Scene, target: Target) -> Explanation:
         if plan.method.complete
         else None,
         heatmap=heat,
-        images=_pictures(scene, Layers(heat, None if region is None else region.region, labels)),
+        images=_pictures(scene, layers),
         mask=None if region is None else _mask(region, scene),
         clusters=tuple(_cluster(scene, view) for view in views),
         window=scene.window,
         segmentation=None
         if assignment is None
         else Segmentation(plan.stage or 0, explain.segment(assignment)),
+        parts=tuple(_part(scene, view) for view in of_parts),
+        check=target.check,
+        fading=fading,
     )
+
+
+def _fading(scene: Scene, target: Target) -> Fading:
+    """How strongly the map is drawn: as strongly as what it shows should be believed."""
+    if scene.plan.options.scale == "relative":
+        return Fading(1.0)
+    doubts: list[tuple[float, str]] = []
+    if scene.novelty and scene.novelty.is_novel:
+        doubts.append((PALE, "the picture is unlike the training pictures"))
+    if target.contrast is None and scene.top_evidence > 0:
+        part = float(np.maximum(target.cam, 0).sum()) / scene.top_evidence
+        if part < 0.95:
+            top = scene.manifest.labels[int(np.argmax(scene.logits))]
+            doubts.append(
+                (max(FAINTEST, part), f"{100 * part:.0f} % as much speaks for this class as for {top}")
+            )
+    if target.check and not target.check.passed:
+        doubts.append((PALE, "hiding what the map shows changes the answer no more than hiding other places"))
+    return Fading(min((strength for strength, _ in doubts), default=1.0), tuple(text for _, text in doubts))
 
 
 def _canvas(plan: Plan, photo: Photo, model_side: int) -> Canvas:
@@ -147,7 +217,7 @@ def _canvas(plan: Plan, photo: Photo, model_side: int) -> Canvas:
 
 def _pictures(scene: Scene, layers: Layers) -> dict[str, Picture]:
     """The requested pictures by name. Where there is no map to lay over the photo, its segments are."""
-    names = list(scene.plan.options.render)
+    names = list(scene.plan.render)
     if layers.heatmap is None and "overlay" in names:
         names.append("segmentation")
     drawn = ((name, RENDERS[name].draw) for name in dict.fromkeys(names))
@@ -172,11 +242,36 @@ def _cluster(scene: Scene, view: explain.ClusterView) -> Cluster:
         share=view.share,
         area=view.area,
         centroid=to_pixel(view.centroid, scene.window, scene.size),
-        bbox=to_pixels(view.bbox, scene.window, scene.size) if view.bbox else None,
+        bbox=_box(view.bbox, scene),
         effect=view.effect,
-        overlay=scene.small.overlay(view.values) if "clusters" in scene.plan.options.render else None,
+        overlay=scene.small.overlay(view.values) if "clusters" in scene.plan.render else None,
         values=view.values,
     )
+
+
+def _part_views(scene: Scene, target: Target) -> tuple[explain.ClusterView, ...]:
+    """All parts, by their share of the evidence; none where they were not requested."""
+    if scene.parts is None:
+        return ()
+    members = memberships(scene.parts[1])
+    return explain.strongest(members, len(members), target.cam)
+
+
+def _part(scene: Scene, view: explain.ClusterView) -> Part:
+    return Part(
+        stage=scene.parts[0] if scene.parts else 0,
+        part=view.cluster,
+        share=view.share or 0.0,
+        area=view.area,
+        centroid=to_pixel(view.centroid, scene.window, scene.size),
+        bbox=_box(view.bbox, scene),
+        overlay=scene.small.overlay(view.values),
+        values=view.values,
+    )
+
+
+def _box(place: Fractions | None, scene: Scene) -> Box | None:
+    return to_pixels(place, scene.window, scene.size) if place else None
 
 
 def _ranked(labels: np.ndarray, order: Sequence[int]) -> np.ndarray:
@@ -189,4 +284,4 @@ def _ranked(labels: np.ndarray, order: Sequence[int]) -> np.ndarray:
 
 
 def _mask(mask: explain.Mask, scene: Scene) -> MaskInfo:
-    return MaskInfo(mask.threshold, to_pixels(mask.bbox, scene.window, scene.size) if mask.bbox else None)
+    return MaskInfo(mask.threshold, _box(mask.bbox, scene))

@@ -34,6 +34,7 @@ from .files import write_text
 from .methods import METHODS
 from .options import COLORMAPS, FORMATS, ClassifyOptions, ExplainOptions
 from .providers import choices
+from .render import RENDERS
 from .repository import FILES
 from .results import Classification, ExplainResult, Novelty
 from .version import this_build
@@ -206,6 +207,13 @@ def explain(
     method: Annotated[str | None, _one_of(METHODS)] = None,
     stage: Annotated[int | None, typer.Option(help="Whose clusters to show.")] = None,
     clusters: Annotated[int, typer.Option(help="How many clusters.")] = 5,
+    render: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Pictures to make, of: {', '.join(RENDERS)}; repeatable."),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Also hide what the map shows, and random places, and compare.")
+    ] = False,
     colormap: Annotated[str, _one_of(COLORMAPS)] = DEFAULT_COLOUR_MAP,
     fmt: Annotated[str, typer.Option("--format", help=f"One of: {', '.join(FORMATS)}.")] = "webp",
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=1000)] = 5,
@@ -220,6 +228,8 @@ def explain(
         method=method,
         top_clusters=clusters,
         stage=stage,
+        **({"render": render} if render else {}),
+        check=check,
         colormap=colormap,
         format=fmt,
     )
@@ -566,4 +576,12 @@ def _values(name: str, result: Classification | PacaError) -> dict[str, Any]:
         "model_version": result.model_version,
         "predictions": [vars(prediction) for prediction in result.predictions],
         **({"novelty": _novelty(result.novelty)} if result.novelty else {}),
+        **({"warnings": list(result.warnings)} if result.warnings else {}),
+        **({"checks": checks} if (checks := _checks(result)) else {}),
     }
+
+
+def _checks(result: Classification) -> list[dict[str, Any]]:
+    """What `--check` found, a row for each explained class."""
+    explanations = result.explanations if isinstance(result, ExplainResult) else ()
+    return [{"label": e.target.label, **vars(e.check)} for e in explanations if e.check and e.target]

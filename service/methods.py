@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from . import explain
-from .geometry import smooth
+from .hiding import blurred, cell, hidden
 from .results import Heatmap, MethodInfo
 
 # What a method can need of a model beside a run: its last tokens, explain.onnx, clusters, further runs.
@@ -81,14 +81,13 @@ class Method:
 def occlusion(evidence: Evidence) -> Probe:
     """The drop of the explained logit when a place is hidden (Zeiler and Fergus, 2014), on an 8 x 8 grid.
 
-    Hidden is blurred, not blackened: black is itself a sight that networks answer to. Every cell of a coarse
-    grid is hidden in turn; those that matter most are split in four and hidden again. Signed, its largest
-    magnitude 1. 64 runs.
+    Every cell of a coarse grid is hidden in turn; those that matter most are split in four and hidden again.
+    Signed, its largest magnitude 1. 64 runs.
     """
     base = float(evidence.weights @ evidence.logits)
-    blurred = _blurred(evidence.tensor)
+    soft = blurred(evidence.tensor)
     cells = [(row, column) for row in range(COARSE) for column in range(COARSE)]
-    logits = yield np.stack([_hidden(evidence.tensor, blurred, cell, COARSE) for cell in cells])
+    logits = yield np.stack([hidden(evidence.tensor, soft, cell(*place, COARSE)) for place in cells])
     coarse = base - logits @ evidence.weights
     strongest = np.argsort(-np.abs(coarse), kind="stable")[:REFINED].tolist()
     halves = [
@@ -97,38 +96,13 @@ def occlusion(evidence: Evidence) -> Probe:
         for down in (0, 1)
         for across in (0, 1)
     ]
-    logits = yield np.stack([_hidden(evidence.tensor, blurred, cell, 2 * COARSE) for cell in halves])
+    logits = yield np.stack([hidden(evidence.tensor, soft, cell(*place, 2 * COARSE)) for place in halves])
     values = np.repeat(np.repeat(coarse.reshape(COARSE, COARSE) / 4, 2, axis=0), 2, axis=1)
     for (row, column), drop in zip(halves, base - logits @ evidence.weights, strict=True):
         values[row, column] = drop
     largest = float(np.abs(values).max())
     scaled = values / largest if largest > 0 else values
     return Heatmap(scaled.astype(np.float32), signed=True, units="relative")
-
-
-def _rows_first(tensor: np.ndarray) -> bool:
-    """Whether rows and columns are the first two axes: (H, W, 3); else they are the last two: (3, H, W)."""
-    return tensor.dtype == np.uint8
-
-
-def _blurred(tensor: np.ndarray) -> np.ndarray:
-    """The picture without detail: every channel averaged over a sixth of the longer side, twice."""
-    channels = np.moveaxis(tensor, -1, 0) if _rows_first(tensor) else tensor
-    side = max(channels.shape[1:]) // 6 | 1
-    soft = np.stack([smooth(smooth(channel.astype(np.float32), side), side) for channel in channels])
-    soft = np.moveaxis(soft, 0, -1) if _rows_first(tensor) else soft
-    return np.round(soft).astype(np.uint8) if _rows_first(tensor) else soft.astype(tensor.dtype)
-
-
-def _hidden(tensor: np.ndarray, blurred: np.ndarray, cell: tuple[int, int], cells: int) -> np.ndarray:
-    """The picture with one cell of a `cells` x `cells` grid taken from `blurred`."""
-    height, width = tensor.shape[:2] if _rows_first(tensor) else tensor.shape[1:]
-    rows = slice(cell[0] * height // cells, (cell[0] + 1) * height // cells)
-    columns = slice(cell[1] * width // cells, (cell[1] + 1) * width // cells)
-    place = (rows, columns) if _rows_first(tensor) else (slice(None), rows, columns)
-    hidden = tensor.copy()
-    hidden[place] = blurred[place]
-    return hidden
 
 
 def _of(methods: Iterable[Method]) -> dict[str, Method]:

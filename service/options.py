@@ -48,6 +48,10 @@ def _several(value: object) -> object:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
+def _without_default(schema: dict[str, Any]) -> None:
+    schema.pop("default", None)
+
+
 class OneOf:
     """Says of an annotated text that it must be one of `values`: in the API's document an enumeration."""
 
@@ -138,9 +142,23 @@ class ExplainOptions(ClassifyOptions):
         BeforeValidator(_words),
         Field(max_length=len(RENDERS)),
     ] = Field(
-        ("overlay", "clusters"),
-        description="Pictures to make, comma separated or repeated.",
+        (),  # not set: the plan chooses, for it knows the model
+        description="Pictures to make, comma separated or repeated. Default: `overlay` and `clusters`, or "
+        "`overlay` and `parts` where the model has no clusters.",
         examples=[["overlay", "mask"]],
+        json_schema_extra=_without_default,
+    )
+    check: bool = Field(
+        False,
+        description="Also hide the map's strongest tenth of the picture, and as much at random places, and "
+        "answer what each did to the score: five further runs for each target.",
+        examples=[True],
+    )
+    scale: Literal["evidence", "relative"] = Field(
+        "evidence",
+        description="How strongly an overlay is drawn: `evidence` fades it where the picture is novel, "
+        "little speaks for the class, or the check fails; `relative` always draws it in full.",
+        examples=["relative"],
     )
     format: Annotated[str, OneOf(FORMATS)] = Field(
         "webp", description="File format of the pictures.", examples=["png"]

@@ -25,7 +25,8 @@ RUNNER_UP = "runner_up"
 class Plan:
     """targets: class ids, empty = the top class. contrast: class id, RUNNER_UP or None. fallback: why
     `method` is not the one requested. stage: whose clusters, None where the model clusters nowhere.
-    gradients: whether explain.onnx must run. outputs: the graph outputs that are needed beside the logits."""
+    gradients: whether explain.onnx must run. outputs: the graph outputs that are needed beside the logits.
+    render: the pictures to make."""
 
     options: ExplainOptions
     method: Method
@@ -35,6 +36,7 @@ class Plan:
     stage: int | None
     gradients: bool
     outputs: tuple[str, ...]
+    render: tuple[str, ...]
 
     def pairs(self, logits: np.ndarray) -> list[tuple[int, int | None]]:
         """(target, class it is contrasted with) of every explanation of one picture. logits: (K,)."""
@@ -67,9 +69,15 @@ def make_plan(options: ExplainOptions, manifest: Manifest, has_gradients: bool) 
             "located in a cluster"
         )
     method, fallback = _method(options.method, has)
+    if options.check and not method.class_specific:
+        raise BadParameter(f"{method.name} shows no class, so there is nothing to check; leave out check")
     stage = _stage(options, manifest)
     gradients = GRADIENTS in method.needs or options.effect
-    outputs = ("tokens", *([f"assignment_{stage}"] if stage else []), *(["features"] if gradients else []))
+    render = options.render if "render" in options.model_fields_set else _default_render(has)
+    if "parts" in render and TOKENS not in has:
+        raise BadParameter("this model has no tokens to make parts of; leave parts out of render")
+    features = gradients or ("parts" in render and manifest.explain is not None)
+    outputs = ("tokens", *([f"assignment_{stage}"] if stage else []), *(["features"] if features else []))
     return Plan(
         options,
         method,
@@ -79,7 +87,14 @@ def make_plan(options: ExplainOptions, manifest: Manifest, has_gradients: bool) 
         stage=stage,
         gradients=gradients,
         outputs=outputs,
+        render=render,
     )
+
+
+def _default_render(has: frozenset[str]) -> tuple[str, ...]:
+    """The overlay, and the first of what shows a model's own groups that this one has."""
+    groups = (("clusters", CLUSTERS), ("parts", TOKENS))
+    return ("overlay", *[name for name, needs in groups if needs in has][:1])
 
 
 def _method(name: str | None, has: frozenset[str]) -> tuple[Method, str | None]:

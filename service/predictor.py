@@ -16,12 +16,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -29,10 +29,11 @@ from . import assemble, images, repository
 from .artifact import Manifest
 from .assemble import Photo, Scene
 from .batcher import Answer, Batcher, Bounds, Share
+from .check import check
 from .engine import Device, Engine, GradientEngine, Outputs
 from .errors import BadParameter, DeadlineExceeded, PacaError
 from .explain import class_weights, stage_maps
-from .methods import Evidence, Method, Probe
+from .methods import Evidence, Method
 from .novelty import THRESHOLD, Statistics
 from .options import MAX_TARGETS, ClassifyOptions, ExplainOptions
 from .plan import Plan, make_plan, offers
@@ -232,9 +233,17 @@ class Predictor:
         pairs = plan.pairs(run.result.logits)
         gradients = await self._gradient_maps(plan, outputs, pairs, deadline)
         probed = [await self._probe(plan.method, decoded.tensor, outputs, pair, deadline) for pair in pairs]
+        scene = await self._in_thread(
+            deadline, Scene, plan, self.manifest, self._engine.head, decoded.photo, outputs, novelty
+        )
+        found = list(zip(pairs, gradients, probed, strict=True))
+        targets = await self._in_thread(deadline, self._targets, scene, decoded.tensor, found)
+        if plan.options.check:
+            targets = [await self._checked(scene, target, decoded.tensor, deadline) for target in targets]
         explained = time.monotonic()
-        targets = list(zip(pairs, gradients, probed, strict=True))
-        parts = await self._in_thread(deadline, self._assemble, plan, decoded, outputs, targets)
+        explanations = await self._in_thread(
+            deadline, lambda: [assemble.explanation(scene, target) for target in targets]
+        )
         return ExplainResult(
             model=self.name,
             model_version=self.version,
@@ -243,9 +252,9 @@ class Predictor:
             timings=_timings(
                 began, decoded, run, explain=explained - started, render=time.monotonic() - explained
             ),
-            warnings=self._warnings(decoded, novelty),
+            warnings=(*self._warnings(decoded, novelty), *_failed_checks(explanations)),
             novelty=novelty,
-            explanations=tuple(parts),
+            explanations=tuple(explanations),
         )
 
     @_counted
@@ -405,19 +414,35 @@ class Predictor:
         pair: tuple[int, int | None],
         deadline: float | None,
     ) -> Heatmap | None:
-        """The map of a method that needs further runs, None for any other. It never fills the queue: as many
-        pictures as can run at once are submitted, then the next."""
+        """The map of a method that needs further runs, None for any other."""
         if method.probe is None:
             return None
         logits = outputs["logits"]
         weights = class_weights(len(logits), *pair)
-        probe = method.probe(Evidence(weights=weights, logits=logits, tensor=tensor))
+        return await self._run_probe(
+            method.probe(Evidence(weights=weights, logits=logits, tensor=tensor)), deadline
+        )
+
+    async def _checked(
+        self, scene: Scene, target: assemble.Target, tensor: np.ndarray, deadline: float | None
+    ) -> assemble.Target:
+        """The target with what hiding the map's places did to the score of its class."""
+        if target.heatmap is None:
+            return target
+        scores = partial(scene.score, target.class_id)
+        base = float(scores(scene.logits[None])[0])
+        steps = check(tensor, target.heatmap.values, base, scores)
+        return replace(target, check=await self._run_probe(steps, deadline))
+
+    async def _run_probe(self, probe: Generator[np.ndarray, np.ndarray, T], deadline: float | None) -> T:
+        """What a generator of pictures to run returns. It never fills the queue: as many pictures as can run
+        at once are submitted, then the next."""
         at_once = self.capacity.instances * self.capacity.max_batch
         answers: np.ndarray | None = None
         while True:
             step = await self._in_thread(deadline, _next_step, probe, answers)
-            if isinstance(step, Heatmap):
-                return step
+            if isinstance(step, _Returned):
+                return step.value
             rows: list[np.ndarray] = []
             for start in range(0, len(step), at_once):
                 few = step[start : start + at_once]
@@ -425,21 +450,16 @@ class Predictor:
                 rows += [run.result.logits for run in runs]
             answers = np.stack(rows)
 
-    def _assemble(
-        self, plan: Plan, decoded: _Decoded, outputs: Mapping[str, np.ndarray], targets: Sequence[_Target]
-    ) -> list[Explanation]:
-        scene = Scene(plan, self.manifest, self._engine.head, decoded.photo, outputs)
-        explanations = []
-        for (class_id, contrast), gradients, heatmap in targets:
+    def _targets(self, scene: Scene, tensor: np.ndarray, found: Sequence[_Found]) -> list[assemble.Target]:
+        """Every explained quantity of a picture, with its map."""
+        method, targets = scene.plan.method, []
+        for (class_id, contrast), gradients, heatmap in found:
             weights = class_weights(len(scene.logits), class_id, contrast)
             cam = scene.contributions(weights)
-            if plan.method.heatmap:
-                heatmap = plan.method.heatmap(
-                    Evidence(cam, stage_maps(gradients), weights, scene.logits, decoded.tensor)
-                )
-            target = assemble.Target(class_id, contrast, cam, gradients, heatmap)
-            explanations.append(assemble.explanation(scene, target))
-        return explanations
+            if method.heatmap:
+                heatmap = method.heatmap(Evidence(cam, stage_maps(gradients), weights, scene.logits, tensor))
+            targets.append(assemble.Target(class_id, contrast, cam, gradients, heatmap))
+        return targets
 
 
 async def gather(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -452,7 +472,7 @@ async def gather(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     return [task.result() for task in tasks]
 
 
-_Target = tuple[tuple[int, int | None], dict[str, np.ndarray], Heatmap | None]  # pair, gradients, probed map
+_Found = tuple[tuple[int, int | None], dict[str, np.ndarray], Heatmap | None]  # pair, gradients, probed map
 
 
 @dataclass(frozen=True)
@@ -469,13 +489,29 @@ class _Decoded:
         return self.photo.info
 
 
-def _next_step(probe: Probe, logits: np.ndarray | None) -> np.ndarray | Heatmap:
-    """The next pictures that a probing method wants run, or its map."""
+@dataclass(frozen=True)
+class _Returned(Generic[T]):
+    value: T
+
+
+def _next_step(
+    probe: Generator[np.ndarray, np.ndarray, T], logits: np.ndarray | None
+) -> np.ndarray | _Returned[T]:
+    """The next pictures that a generator wants run, or what it returned."""
     try:
         return next(probe) if logits is None else probe.send(logits)
     except StopIteration as done:
-        heatmap: Heatmap = done.value
-        return heatmap
+        return _Returned(done.value)
+
+
+def _failed_checks(explanations: Iterable[Explanation]) -> list[str]:
+    """A sentence for each map that did no better than chance."""
+    return [
+        f"the map for {e.target.label} is not to be trusted here: hiding what it shows changes the score no "
+        "more than hiding random places"
+        for e in explanations
+        if e.check and e.target and not e.check.passed
+    ]
 
 
 def _run_gradients(engine: GradientEngine, inputs: list[GradientInput]) -> list[dict[str, np.ndarray]]:

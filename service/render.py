@@ -90,14 +90,16 @@ class Canvas:
         """The photo alone."""
         return encode(self._photo, self.fmt)
 
-    def overlay(self, values: np.ndarray, *, signed: bool = False, limit: float | None = None) -> Picture:
+    def overlay(
+        self, values: np.ndarray, *, signed: bool = False, limit: float | None = None, strength: float = 1.0
+    ) -> Picture:
         """The photo with a map (h, w) laid over it. signed: blue against, orange for, around 0; else the
         colour map from 0 up. limit: the number shown at full strength, by default the largest magnitude; give
-        it to compare pictures."""
+        it to compare pictures. strength: of the whole map, 0 to 1; below 1 it is drawn paler."""
         levels, table = self._levels(values, signed, limit)
-        strength = np.abs(np.arange(256) - 128) / 127 if signed else np.arange(256) / 255
+        relevance = np.abs(np.arange(256) - 128) / 127 if signed else np.arange(256) / 255
         alpha = levels.point(
-            (255 * self.alpha * np.minimum(1, GAIN * strength)).round().astype(np.uint8).tolist()
+            (255 * self.alpha * strength * np.minimum(1, GAIN * relevance)).round().astype(np.uint8).tolist()
         )
         return encode(Image.composite(_coloured(levels, table), self._photo, alpha), self.fmt)
 
@@ -181,12 +183,15 @@ def _outline(labels: np.ndarray) -> Image.Image:
 
 @dataclass(frozen=True)
 class Layers:
-    """What is drawn of one explanation. heatmap, region: a map and the boolean map of its mask; labels: the
-    cluster of each patch, for `Canvas.segmentation`. None where the explanation has none."""
+    """What is drawn of one explanation. heatmap, region: a map and the boolean map of its mask; labels,
+    parts: the cluster and the part of each patch, for `Canvas.segmentation`. None where the explanation has
+    none. strength: of the overlay, 0 to 1."""
 
     heatmap: Heatmap | None = None
     region: np.ndarray | None = None
     labels: np.ndarray | None = None
+    parts: np.ndarray | None = None
+    strength: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -201,7 +206,7 @@ class Render:
 
 def _overlay(canvas: Canvas, layers: Layers) -> Picture | None:
     heat = layers.heatmap
-    return None if heat is None else canvas.overlay(heat.values, signed=heat.signed)
+    return None if heat is None else canvas.overlay(heat.values, signed=heat.signed, strength=layers.strength)
 
 
 def _heatmap(canvas: Canvas, layers: Layers) -> Picture | None:
@@ -221,6 +226,10 @@ def _segmentation(canvas: Canvas, layers: Layers) -> Picture | None:
     return None if layers.labels is None else canvas.segmentation(layers.labels)
 
 
+def _parts(canvas: Canvas, layers: Layers) -> Picture | None:
+    return None if layers.parts is None else canvas.segmentation(layers.parts)
+
+
 # By name, in the order of the documentation. A new one is a row here and its test.
 RENDERS = {
     row.name: row
@@ -236,5 +245,6 @@ RENDERS = {
             _segmentation,
         ),
         Render("clusters", "each cluster on the photo"),
+        Render("parts", "parts: groups of the model's own tokens, in the colours of the table below", _parts),
     )
 }

@@ -16,7 +16,17 @@ import numpy as np
 from .colours import CLUSTERS, COLOUR_MAPS, DIVERGING, css_gradient
 from .methods import METHODS
 from .render import RENDERS
-from .results import Cluster, ExplainResult, Explanation, Heatmap, Picture, Prediction, TargetInfo
+from .results import (
+    Check,
+    Cluster,
+    ExplainResult,
+    Explanation,
+    Fading,
+    Heatmap,
+    Picture,
+    Prediction,
+    TargetInfo,
+)
 
 SHARE_NOTE = (
     "Share: the part of the class evidence located in the cluster, in logits; the shares of all clusters of "
@@ -27,6 +37,11 @@ SHARE_NOTE = (
 AGNOSTIC_NOTE = (
     "Clusters sorted by how much of the picture they take. Area: the part of the picture where the cluster "
     "is the strongest."
+)
+PARTS_NOTE = (
+    "Parts: groups of patches that look alike to the network, made from its own tokens for this picture. It "
+    "did not decide by them. Share: the part of the class evidence located in the part, in logits; the "
+    "shares of all parts and the bias sum to the logit."
 )
 EFFECT_NOTE = (
     " Effect: how much the logit would change, to first order, if the model attended more to the cluster."
@@ -81,6 +96,9 @@ def report_pieces(explained: ExplainResult, colormap: str, photo: Picture | None
     image = explained.image
     top = explained.predictions[0] if explained.predictions else None
     title = f"{top.label}, {_percent(top.score)}" if top else "No prediction"
+    novel = bool(explained.novelty and explained.novelty.is_novel)
+    if novel:
+        title = f"Probably none of the classes. Nearest: {title}"
     yield (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
         'content="width=device-width,initial-scale=1">'
@@ -91,7 +109,8 @@ def report_pieces(explained: ExplainResult, colormap: str, photo: Picture | None
         f"{image.width} × {image.height} pixels, answered in {explained.timings.total:.0f} ms</p>"
     )
     yield from (f'<p class="warning">{escape(warning)}</p>' for warning in explained.warnings)
-    yield '<section><h2>What the model says</h2><div class="row">'
+    says = "What the model would say if it had to be one of them" if novel else "What the model says"
+    yield f'<section><h2>{says}</h2><div class="row">'
     if photo:
         yield _figure(photo, "the photo", "the photo as it was sent")
     yield f'<div style="flex:2 1 20rem">{_predictions(explained.predictions)}</div></div></section>'
@@ -131,7 +150,10 @@ def _explanation(explanation: Explanation, colormap: str) -> str:
             f"{''.join(_drawn(explanation, name, picture) for name, picture in explanation.images.items())}"
             "</div>",
             _scale(explanation.heatmap, colormap) if explanation.heatmap else "",
+            _fading(explanation.fading) if explanation.fading else "",
+            _check(explanation.check) if explanation.check else "",
             _clusters(explanation) if explanation.clusters else "",
+            _parts(explanation) if explanation.parts else "",
             "</section>",
         ]
     )
@@ -191,6 +213,45 @@ def _scale(heat: Heatmap, colormap: str) -> str:
     )
 
 
+def _fading(fading: Fading) -> str:
+    """What the strength of the overlay says, where it is not full."""
+    if not fading.reasons:
+        return ""
+    return (
+        f'<p class="warning">The overlay is drawn at {100 * fading.strength:.0f} % of its strength: '
+        f"{escape('; '.join(fading.reasons))}.</p>"
+    )
+
+
+def _check(check: Check) -> str:
+    """The check in words."""
+    kind = "" if check.passed else ' class="warning"'
+    verdict = (
+        "The map points at what the answer rests on."
+        if check.passed
+        else "The map does no better than chance here: do not trust it."
+    )
+    return (
+        f"<p{kind}>Hiding what the map shows takes the score from {check.score:.2f} to "
+        f"{check.score - check.drop:.2f}; hiding as much at random places, to "
+        f"{check.score - check.random_drop:.2f}. {verdict}</p>"
+    )
+
+
+def _parts(explanation: Explanation) -> str:
+    """The table of all parts, in the colours of the picture `parts`."""
+    largest = max((abs(part.share) for part in explanation.parts), default=0.0) or 1.0
+    drawn = "parts" in explanation.images
+    rows = "".join(
+        f"<tr><td>{_swatch(rank) if drawn else ''}{part.part}</td>"
+        f"<td>{_image(part.overlay, f'part {part.part} on the photo') if part.overlay else ''}</td>"
+        f'{_share(part.share, largest)}<td class="n">{_percent(part.area)}</td></tr>'
+        for rank, part in enumerate(explanation.parts)
+    )
+    head = "".join(f"<th>{name}</th>" for name in ("part", "", "share", "", "area"))
+    return f'<h3>Parts</h3><table><tr>{head}</tr>{rows}</table><p class="quiet">{PARTS_NOTE}</p>'
+
+
 def _clusters(explanation: Explanation) -> str:
     clusters, specific = explanation.clusters, explanation.method.class_specific
     if specific:
@@ -220,23 +281,30 @@ def _clusters(explanation: Explanation) -> str:
 
 
 def _cluster_row(cluster: Cluster, largest: float, effects: bool, rank: int | None) -> str:
-    swatch = ""
-    if rank is not None and rank < len(CLUSTERS):
-        swatch = f'<span class="swatch" style="background:#{CLUSTERS[rank].tobytes().hex()}"></span>'
+    swatch = "" if rank is None else _swatch(rank)
     picture = _image(cluster.overlay, f"cluster {cluster.cluster} on the photo") if cluster.overlay else ""
     cells = [f"<td>{swatch}{cluster.cluster}</td><td>{picture}</td>"]
     if largest:
-        share = cluster.share or 0.0
-        cells.append(
-            f'<td class="bar">{_track(abs(share) / largest, "for" if share >= 0 else "against")}</td><td '
-            f'class="n">{share:+.3f}</td>'
-        )
+        cells.append(_share(cluster.share or 0.0, largest))
     cells.append(f'<td class="n">{_percent(cluster.area)}</td>')
     if effects:
         cells.append(
             f'<td class="n">{cluster.effect:+.4f}</td>' if cluster.effect is not None else "<td></td>"
         )
     return f"<tr>{''.join(cells)}</tr>"
+
+
+def _swatch(rank: int) -> str:
+    """The colour of a group in the picture that shows all of them."""
+    if rank >= len(CLUSTERS):
+        return ""
+    return f'<span class="swatch" style="background:#{CLUSTERS[rank].tobytes().hex()}"></span>'
+
+
+def _share(share: float, largest: float) -> str:
+    """Two cells: a bar, and the number."""
+    bar = _track(abs(share) / largest, "for" if share >= 0 else "against")
+    return f'<td class="bar">{bar}</td><td class="n">{share:+.3f}</td>'
 
 
 def _track(part: float, kind: str = "") -> str:

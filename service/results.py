@@ -136,6 +136,25 @@ class MaskInfo:
 
 
 @dataclass(frozen=True)
+class Check:
+    """What hiding the map's strongest places did to the score of the class, and what hiding as much elsewhere
+    did on average. score: before. passed: whether the map did better than every random place."""
+
+    score: float
+    drop: float
+    random_drop: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Fading:
+    """How strongly an overlay is drawn, and why not at full strength. strength: 0 to 1."""
+
+    strength: float
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Cluster:
     """One cluster of one stage. share: part of the class evidence located in it, in logits; area: part of
     the picture where it is the strongest; effect: first-order change of the logit per unit of attention
@@ -154,6 +173,21 @@ class Cluster:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A group of the model's own tokens; fields as of `Cluster`. stage: whose patches it consists of; part:
+    its number, from 0; values: (H_s, W_s) float32, 1 where a patch belongs to it, else 0."""
+
+    stage: int
+    part: int
+    share: float
+    area: float
+    centroid: tuple[int, int]
+    bbox: Box | None
+    overlay: Picture | None = None
+    values: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
 class Segmentation:
     """Which cluster of a stage takes each patch most strongly. values: (H_s, W_s) integers."""
 
@@ -163,9 +197,10 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class Explanation:
-    """One target's answer. images: by render name ("overlay", "heatmap", "mask", "masked", "segmentation").
-    window: (x0, y0, x1, y1) in pixels of the upright original, where the grids of its maps lie; may reach
-    beyond the picture. segmentation: None where the model does not cluster."""
+    """One target's answer. images: by render name ("overlay", "heatmap", "mask", "masked", "segmentation",
+    "parts"). window: (x0, y0, x1, y1) in pixels of the upright original, where the grids of its maps lie; may
+    reach beyond the picture. segmentation: None where the model does not cluster. parts: all of them, by
+    share, where they were requested. check: None unless requested. fading: None where no map is drawn."""
 
     target: TargetInfo | None
     method: MethodInfo
@@ -177,6 +212,9 @@ class Explanation:
     contrast: TargetInfo | None = None
     window: tuple[float, float, float, float] | None = None
     segmentation: Segmentation | None = None
+    parts: tuple[Part, ...] = ()
+    check: Check | None = None
+    fading: Fading | None = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ..errors import MalformedRequest, PacaError
 from ..options import ClassifyOptions, ExplainOptions
 from ..plan import class_id
 from ..report import report_pieces
-from ..results import Classification, ExplainResult
+from ..results import Classification, ExplainResult, Explanation, Picture
 from . import openapi, schemas
 from .context import context
 from .negotiate import choose
@@ -161,11 +161,16 @@ def _json(
     yield b"]}"
 
 
+def _overlays(explanation: Explanation) -> Iterator[Picture]:
+    """Of its clusters and its parts."""
+    yield from (cluster.overlay for cluster in explanation.clusters if cluster.overlay)
+    yield from (part.overlay for part in explanation.parts if part.overlay)
+
+
 def _picture(result: ExplainResult) -> Response:
     """The first picture of the first explanation."""
     for explanation in result.explanations:
-        overlays = (cluster.overlay for cluster in explanation.clusters if cluster.overlay)
-        for picture in (*explanation.images.values(), *overlays):
+        for picture in (*explanation.images.values(), *_overlays(explanation)):
             return Response(picture.data, media_type=picture.mime)
     raise NotAcceptable(
         "this explanation has no picture to answer with; ask for one with `render`, or accept "

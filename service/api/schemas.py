@@ -11,6 +11,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from .. import images, results
+from ..methods import METHODS
+from ..render import RENDERS
 
 Box = tuple[int, int, int, int]
 W = TypeVar("W", bound="Wire")
@@ -103,7 +105,7 @@ class Target(Wire):
 
 
 class Method(Wire):
-    name: str = Field(description="focus, cam, fine or grouping.", examples=["cam"])
+    name: str = Field(description=f"One of {', '.join(METHODS)}.", examples=["cam"])
     class_specific: bool = Field(description="Whether the map changes with the class.", examples=[True])
     complete: bool = Field(description="Whether the map and the bias sum to the logit.", examples=[True])
     gradients: int = Field(description="Gradient passes it took.", examples=[0])
@@ -193,6 +195,54 @@ class Cluster(Wire):
     )
 
 
+class Part(Wire):
+    """A group of the model's own tokens that look alike to it. The network did not attend to it."""
+
+    stage: int = Field(description="Whose patches it consists of, from 1.", examples=[2])
+    part: int = Field(description="Its number, from 0.", examples=[3])
+    share: float = Field(
+        description="Part of the class evidence located in it, in logits; the shares of all parts and the "
+        "bias sum to the target's logit.",
+        examples=[3.1],
+    )
+    area: float = Field(description="Part of the picture that it takes, 0 to 1.", examples=[0.24])
+    centroid: tuple[int, int] = Field(
+        description="x, y in pixels of the upright original.", examples=[[201, 133]]
+    )
+    bbox: Box | None = Field(
+        None, description="x0, y0, x1, y1 in pixels of the upright original.", examples=[[160, 90, 260, 180]]
+    )
+    overlay: Picture | None = Field(None, description="Where it lies on the picture.")
+    heatmap: Heatmap | None = Field(
+        None, description="With arrays=f16: 1 where a patch belongs to it, else 0."
+    )
+
+
+class Check(Wire):
+    """What hiding places of the picture did to the score of the class."""
+
+    score: float = Field(description="Before anything was hidden.", examples=[0.93])
+    drop: float = Field(
+        description="How much lower it is without the map's strongest tenth of the picture.", examples=[0.72]
+    )
+    random_drop: float = Field(
+        description="How much lower it is, on average, without as much of the picture at random places.",
+        examples=[0.03],
+    )
+    passed: bool = Field(
+        description="Whether the map did better than each of the random places.", examples=[True]
+    )
+
+
+class Fading(Wire):
+    """How strongly the overlay is drawn. `scale=relative` draws it in full."""
+
+    strength: float = Field(description="0 to 1.", examples=[0.4])
+    reasons: list[str] = Field(
+        description="Why it is not drawn in full.", examples=[["the picture is unlike the training pictures"]]
+    )
+
+
 class Segmentation(Wire):
     """Which cluster takes each patch most strongly."""
 
@@ -215,7 +265,7 @@ class Explanation(Wire):
     completeness: Completeness | None = Field(None, description="Only for methods that are complete.")
     heatmap: Heatmap | None = None
     images: dict[str, Picture] = Field(
-        {}, description="By name: overlay, heatmap, mask, masked, segmentation."
+        {}, description=f"By name: {', '.join(row.name for row in RENDERS.values() if row.draw)}."
     )
     mask: Mask | None = None
     clusters: list[Cluster] = Field([], description="Strongest first.")
@@ -228,6 +278,11 @@ class Explanation(Wire):
     segmentation: Segmentation | None = Field(
         None, description="With arrays=f16: the strongest cluster of each patch."
     )
+    parts: list[Part] | None = Field(
+        None, description="With render=parts: all parts, by their share of the evidence."
+    )
+    check: Check | None = Field(None, description="With check=true.")
+    fading: Fading | None = Field(None, description="Absent where no map is drawn.")
 
 
 class ExplainResponse(ClassifyResponse):
@@ -244,6 +299,7 @@ class ExplainResponse(ClassifyResponse):
             for picture in (
                 *explanation.images.values(),
                 *(cluster.overlay for cluster in explanation.clusters if cluster.overlay),
+                *(part.overlay for part in explanation.parts or () if part.overlay),
             )
         ]
         first, *rest = self.to_json().split(b'"data":""')
@@ -337,6 +393,9 @@ def _explanation(e: results.Explanation, arrays: str) -> Explanation:
         clusters=[_cluster(c, arrays) for c in e.clusters],
         window=e.window,
         segmentation=_segmentation(e.segmentation) if e.segmentation and arrays == "f16" else None,
+        parts=[_part(part, arrays) for part in e.parts] or None,
+        check=_maybe(Check, e.check),
+        fading=_maybe(Fading, e.fading),
     )
 
 
@@ -373,7 +432,25 @@ def _cluster(c: results.Cluster, arrays: str) -> Cluster:
         bbox=c.bbox,
         effect=c.effect,
         overlay=Picture.of(c.overlay) if c.overlay else None,
-        heatmap=_heatmap(results.Heatmap(c.values, signed=False, units="relative"), arrays)
-        if c.values is not None and arrays == "f16"
-        else None,
+        heatmap=_memberships(c.values, arrays),
     )
+
+
+def _part(p: results.Part, arrays: str) -> Part:
+    return Part(
+        stage=p.stage,
+        part=p.part,
+        share=p.share,
+        area=p.area,
+        centroid=p.centroid,
+        bbox=p.bbox,
+        overlay=Picture.of(p.overlay) if p.overlay else None,
+        heatmap=_memberships(p.values, arrays),
+    )
+
+
+def _memberships(values: np.ndarray | None, arrays: str) -> Heatmap | None:
+    """(H, W), how far each patch belongs to a group, where arrays were requested."""
+    if values is None or arrays != "f16":
+        return None
+    return _heatmap(results.Heatmap(values, signed=False, units="relative"), arrays)

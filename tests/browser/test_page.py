@@ -274,3 +274,59 @@ def test_no_serious_accessibility_finding_and_nothing_wider_than_the_screen(
         ]
         assert not found
         assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+
+
+def test_parts_can_be_shown_in_place_of_clusters(page: Page, jpeg: bytes) -> None:
+    choose(page, jpeg)
+    explained(page)
+    page.get_by_label("Show").select_option("parts")
+    expect(page.locator("#clusters-title")).to_have_text("Parts")
+    explained(page)
+    parts = page.locator("#clusters button")
+    assert 1 <= parts.count() <= 5
+    expect(parts.first.locator(".name")).to_have_text(re.compile(r"^Part \d$"))
+    before = painted(page)
+    parts.first.focus()
+    expect(page.locator("#tag")).to_have_text(re.compile(r"^Part \d · [+−]"))
+    assert painted(page) != before
+    assert "render=overlay%2Cparts" in page.locator("#curl").inner_text()
+
+
+def test_a_map_is_checked_on_request_and_the_result_is_said_in_words(page: Page, jpeg: bytes) -> None:
+    choose(page, jpeg)
+    explained(page)
+    expect(page.locator("#check-says")).to_be_hidden()
+    page.get_by_role("button", name="Check this map").click()
+    expect(page.locator("#check-says")).to_have_text(
+        re.compile(
+            r"Hiding what the map shows takes the answer from \d+ % to \d+ %; hiding as much at random"
+        )
+    )
+    page.locator("#predictions button").nth(1).click()
+    explained(page)
+    expect(page.get_by_role("button", name="Check this map")).to_be_visible()
+
+
+def test_a_novel_picture_is_not_named_without_a_doubt(page: Page, jpeg: bytes) -> None:
+    def doubt(route: Route) -> None:
+        answer = route.fetch()
+        document = answer.json()
+        document["novelty"] = {"score": 0.99, "threshold": 0.95, "is_novel": True}
+        route.fulfill(response=answer, json=document)
+
+    page.route("**/explain*", doubt)
+    choose(page, jpeg)
+    explained(page)
+    expect(page.locator("#answer")).to_have_text(re.compile(r"^Not sure: .*\?$"))
+    expect(page.locator("#doubt")).to_contain_text("99.0 % of known photos look less unusual")
+    page.unroute_all(behavior="wait")
+
+
+def test_an_overlay_that_is_drawn_faintly_says_why(page: Page, jpeg: bytes) -> None:
+    choose(page, jpeg)
+    explained(page)
+    strong = painted(page)
+    page.locator("#predictions button").last.click()
+    explained(page)
+    expect(page.locator("#fading")).to_have_text(re.compile(r"drawn at \d+ % of its strength: .* speaks for"))
+    assert painted(page) < strong

@@ -338,3 +338,56 @@ def test_closing_lets_every_step_of_a_call_finish(tiny_repository: Path, jpeg: b
         return [len(call.result().explanations) for call in calls]
 
     assert asyncio.run(leaving()) == [2] * 6
+
+
+def test_parts_account_for_the_whole_logit(ask, jpeg: bytes) -> None:
+    [explanation] = ask(lambda p: p.explain(jpeg, ExplainOptions(method="cam", render="parts"))).explanations
+    assert set(explanation.images) == {"parts"}
+    assert sum(part.area for part in explanation.parts) == pytest.approx(1)
+    shares = sum(part.share for part in explanation.parts)
+    assert shares + explanation.target.bias == pytest.approx(explanation.target.logit, abs=1e-3)
+    assert [part.share for part in explanation.parts] == sorted(
+        (part.share for part in explanation.parts), reverse=True
+    )
+    assert all(
+        part.overlay and max(part.overlay.width, part.overlay.height) <= 256 for part in explanation.parts
+    )
+
+
+def test_no_parts_unless_they_are_requested(ask, jpeg: bytes) -> None:
+    [explanation] = ask(lambda p: p.explain(jpeg)).explanations
+    assert not explanation.parts
+    assert explanation.clusters
+
+
+@pytest.mark.parametrize("method", ["cam", "occlusion"])
+def test_a_check_says_what_hiding_places_did(ask, jpeg: bytes, method: str) -> None:
+    result = ask(lambda p: p.explain(jpeg, ExplainOptions(method=method, check=True)))
+    [explanation] = result.explanations
+    assert explanation.check.score == pytest.approx(result.predictions[0].score)
+    assert explanation.check.drop <= explanation.check.score
+    told = any("not to be trusted" in warning for warning in result.warnings)
+    assert told is not explanation.check.passed
+
+
+def test_a_check_of_a_method_without_a_class_is_refused(ask, jpeg: bytes) -> None:
+    with pytest.raises(BadParameter, match="nothing to check"):
+        ask(lambda p: p.explain(jpeg, ExplainOptions(method="grouping", check=True)))
+
+
+def test_an_overlay_fades_with_the_evidence_unless_asked_not_to(ask, jpeg: bytes) -> None:
+    async def both(p: Predictor):
+        last = (await p.classify(jpeg, ClassifyOptions(top_k=1000))).predictions[-1].class_id
+        options = {"target": [last], "method": "cam", "format": "png"}
+        return (
+            await p.explain(jpeg, ExplainOptions(**options)),
+            await p.explain(jpeg, ExplainOptions(**options, scale="relative")),
+        )
+
+    faded, relative = (result.explanations[0] for result in ask(both))
+    assert faded.fading.strength < 1
+    assert "speaks for this class" in faded.fading.reasons[0]
+    assert relative.fading.strength == 1
+    assert not relative.fading.reasons
+    assert faded.images["overlay"].data != relative.images["overlay"].data
+    np.testing.assert_array_equal(faded.heatmap.values, relative.heatmap.values)

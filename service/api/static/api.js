@@ -29,7 +29,9 @@ export const models = async () => (await (await send(address("models"))).json())
 /** The address of one question; parameters that are null are left to the server's defaults. */
 export function explainUrl(question) {
   const url = address("explain");
-  for (const [name, value] of Object.entries(question)) {
+  const { groups, ...parameters } = question;
+  if (groups && !parameters.render) parameters.render = `overlay,${groups}`;
+  for (const [name, value] of Object.entries(parameters)) {
     if (value !== null && value !== "") url.searchParams.set(name, value);
   }
   return url;
@@ -43,7 +45,7 @@ function upload(question, file, accept, signal) {
 
 /** Prediction, evidence and clusters of one photo; raw arrays come too, so that the page itself can draw. */
 export async function explain(question, file, signal) {
-  const full = { ...question, render: "clusters", arrays: "f16" };
+  const full = { ...question, render: question.groups || "clusters", arrays: "f16" };
   return (await upload(full, file, "application/json", signal)).json();
 }
 

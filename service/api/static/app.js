@@ -8,7 +8,7 @@ const $ = (id) => document.getElementById(id);
 const TOP_CLUSTERS = 8;
 
 // What is asked now. target and contrast are class ids as text, or "" for the server's choice.
-const question = { model: "", target: "", contrast: "", method: "", stage: "", colormap: "", top_clusters: TOP_CLUSTERS };
+const question = { model: "", target: "", contrast: "", method: "", stage: "", colormap: "", groups: "", check: "", top_clusters: TOP_CLUSTERS };
 let photo = null; // the File that is shown
 let models = new Map();
 let running = null; // the AbortController of the question under way
@@ -47,6 +47,9 @@ async function modelNamed(name) {
   if (!models.has(name)) await loadModels();
   return models.get(name);
 }
+
+// What of the model's groups is shown first: its clusters, or parts where it has none.
+const groupsFor = (name) => (models.get(name)?.stages.some(({ clusters }) => clusters > 0) === false ? "parts" : "");
 
 async function loadModels() {
   const loaded = await api.models();
@@ -98,19 +101,22 @@ function showChoices() {
   const target = answer.explanations[0].target?.class_id ?? answer.predictions[0].class_id;
   view.showPredictions(answer, target, ({ class_id: id }) => askClass(id));
   view.showClasses(details.labels, answer.predictions, target, question.contrast);
-  view.showStages(details.stages.filter(({ clusters }) => clusters > 0), answer.explanations[0].clusters[0]?.stage);
+  const clustering = details.stages.filter(({ clusters }) => clusters > 0);
+  const { kind } = view.groupsOf(answer.explanations[0]);
+  view.showStages(kind === "part" ? [] : clustering, answer.explanations[0].clusters[0]?.stage);
+  view.showGroups(clustering, kind);
   view.showMethods(details.method_details, answer.explanations[0].method.name);
   $("model").value = answer.model;
 }
 
 function askClass(id) {
   const contrast = question.contrast === String(id) ? "" : question.contrast;
-  ask(photo, { target: String(id), contrast });
+  ask(photo, { target: String(id), contrast, check: "" });
 }
 
 /** A new photo: the class is the server's choice again, method and model stay. */
 function open(file) {
-  if (file) ask(file, { target: "", contrast: "" });
+  if (file) ask(file, { target: "", contrast: "", check: "" });
 }
 
 async function openSample() {
@@ -157,12 +163,14 @@ function listen() {
   });
   $("sample").addEventListener("click", openSample);
   $("target").addEventListener("change", ({ target }) => askClass(Number(target.value)));
-  $("contrast").addEventListener("change", ({ target }) => ask(photo, { contrast: target.value }));
+  $("contrast").addEventListener("change", ({ target }) => ask(photo, { contrast: target.value, check: "" }));
   $("stage").addEventListener("change", ({ target }) => ask(photo, { stage: target.value }));
-  $("methods").addEventListener("change", ({ target }) => ask(photo, { method: target.value }));
+  $("methods").addEventListener("change", ({ target }) => ask(photo, { method: target.value, check: "" }));
+  $("groups").addEventListener("change", ({ target }) => ask(photo, { groups: target.value }));
+  $("check").addEventListener("click", () => ask(photo, { check: "true" }));
   $("model").addEventListener("change", ({ target }) => {
-    if (photo) ask(photo, { model: target.value, target: "", contrast: "", stage: "" });
-    else question.model = target.value;
+    if (photo) ask(photo, { model: target.value, target: "", contrast: "", stage: "", check: "", groups: groupsFor(target.value) });
+    else Object.assign(question, { model: target.value, groups: groupsFor(target.value) });
   });
   $("opacity").addEventListener("input", ({ target }) => {
     picture.setOpacity(target.value / 100);

@@ -31,6 +31,15 @@ export function decodeSegmentation({ grid: [rows, columns], array }) {
   return { rows, columns, values: Uint16Array.from(words(array)) };
 }
 
+/** Map(number → {rows, columns, values}) → {rows, columns, values}: the number whose map is largest at each patch. */
+export function segmentationOf(maps) {
+  const [{ rows, columns }] = maps.values();
+  const values = Uint16Array.from({ length: rows * columns }, (_, i) =>
+    [...maps].reduce((best, [number, map]) => (map.values[i] > best.value ? { number, value: map.values[i] } : best), { number: 0, value: -1 }).number,
+  );
+  return { rows, columns, values };
+}
+
 // For each of `size` positions: four source indices and their Catmull-Rom weights (pixel centres aligned, edges repeated).
 function taps(size, from) {
   return Array.from({ length: size }, (_, i) => {

@@ -1,7 +1,7 @@
 // The photo on the page with its layers: a heatmap under a slider, and one cluster lit while a patch is pointed at.
 
 import { COLOUR_MAPS } from "./colours.js";
-import { decodeMap, decodeSegmentation, heatLayer, segmentationLayer, spotlight } from "./heatmap.js";
+import { decodeMap, decodeSegmentation, heatLayer, segmentationLayer, segmentationOf, spotlight } from "./heatmap.js";
 
 const CANVAS = 1280; // long side of the canvas at most, in its own pixels
 const LAYER = 320; // long side of a layer: maps are smooth, the browser enlarges them
@@ -48,17 +48,22 @@ export class Picture {
   }
 
   /** Takes the arrays of one explanation; its window says where on the photo they lie. */
-  setExplanation({ heatmap, segmentation, clusters, window: [x0, y0, x1, y1] }, image) {
+  setExplanation(explanation, image) {
+    const { heatmap, fading, window: [x0, y0, x1, y1] } = explanation;
+    const clusters = explanation.parts?.map((part) => ({ ...part, cluster: part.part })) ?? explanation.clusters;
+    const segmentation = explanation.parts ? null : explanation.segmentation;
     this.clear();
+    this.strength = fading?.strength ?? 1;
     const scale = this.canvas.width / image.width;
     this.frame = [x0, y0, x1 - x0, y1 - y0].map((value) => Math.round(value * scale));
     const size = this.layerSize();
     if (segmentation) this.segmentation = decodeSegmentation(segmentation);
     for (const { cluster, heatmap: map } of clusters) if (map) this.maps.set(cluster, decodeMap(map));
+    if (explanation.parts) this.segmentation = segmentationOf(this.maps);
     if (heatmap) {
       this.paintHeat = () => asCanvas(heatLayer(decodeMap(heatmap), heatmap.signed, this.colours, ...size));
       this.heat = this.paintHeat();
-    } else if (segmentation) {
+    } else if (this.segmentation) {
       this.heat = asCanvas(segmentationLayer(this.segmentation, clusters.map(({ cluster }) => cluster)));
     }
     this.draw();
@@ -141,7 +146,7 @@ export class Picture {
       context.drawImage(this.lightOf(this.lit), ...this.frame);
       if (this.patch) this.outline(context);
     } else if (this.heat) {
-      context.globalAlpha = this.opacity;
+      context.globalAlpha = this.opacity * this.strength;
       context.imageSmoothingEnabled = this.heat.width > 64;
       context.drawImage(this.heat, ...this.frame);
     }

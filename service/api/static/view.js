@@ -38,10 +38,18 @@ export function showModels(models) {
 }
 
 /** The answer's headline and one button for each class; onPick(prediction) where one is pressed. `selected`: the class id that is explained. */
-export function showPredictions({ predictions, model, model_version: version }, selected, onPick) {
-  $("answer").textContent = predictions[0].label;
+export function showPredictions({ predictions, novelty, model, model_version: version }, selected, onPick) {
+  const novel = Boolean(novelty?.is_novel);
+  const [best] = predictions;
+  $("answer").textContent = novel ? `Not sure: ${best.label}?` : best.label;
   $("answer-model").textContent = `${model} · version ${version}`;
-  document.title = `${predictions[0].label} · PaCa`;
+  $("doubt").hidden = !novel;
+  if (novel) {
+    $("doubt").textContent =
+      `Probably none of the things this model knows: ${percent(novelty.score)} of known photos look less unusual. If it had to be one of them:`;
+  }
+  $("predictions").classList.toggle("doubtful", novel);
+  document.title = `${novel ? "Not sure" : best.label} · PaCa`;
   refill(
     $("predictions"),
     ...predictions.map((prediction) => {
@@ -86,6 +94,12 @@ export function showMethods(offered, chosen) {
   );
 }
 
+/** Clusters or parts; hidden where the model has no clusters, so that there is no choice. */
+export function showGroups(stages, kind) {
+  $("groups-field").hidden = stages.length === 0;
+  $("groups").value = `${kind}s`;
+}
+
 /** The stages whose clusters can be shown; hidden where there is no choice. */
 export function showStages(stages, chosen) {
   $("stage-field").hidden = stages.length < 2;
@@ -104,8 +118,25 @@ export function showColour(name) {
   $("ramp").style.setProperty("--ramp", ramp(name));
 }
 
+/** What the check found, in words; null where none was asked for. */
+function showCheck(check) {
+  $("check").hidden = Boolean(check);
+  $("check-says").hidden = !check;
+  $("check-says").classList.toggle("failed", check?.passed === false);
+  if (!check) return;
+  const { score, drop, random_drop: randomDrop, passed } = check;
+  const [before, after, random] = [score, score - drop, score - randomDrop].map((value) => percent(value, 0));
+  const verdict = passed ? "The map points at what the answer rests on." : "The map does no better than chance here: do not trust it.";
+  $("check-says").textContent =
+    `Hiding what the map shows takes the answer from ${before} to ${after}; hiding as much at random places, to ${random}. ${verdict}`;
+}
+
 /** What the map shows, what it adds up to, and the warnings. methods: as `/models` describes them. */
-export function showExplanation({ method, completeness, heatmap, contrast, target }, warnings, methods) {
+export function showExplanation({ method, completeness, heatmap, contrast, target, check, fading }, warnings, methods) {
+  showCheck(check);
+  if (!heatmap) $("check").hidden = true;
+  $("fading").hidden = !fading?.reasons.length;
+  if (fading) $("fading").textContent = `The overlay is drawn at ${percent(fading.strength, 0)} of its strength: ${fading.reasons.join("; ")}.`;
   const { label, note } = methods.find(({ name }) => name === method.name);
   $("method-note").textContent = method.fallback ? `${label}: ${method.fallback}` : note;
   $("legend").hidden = !heatmap;
@@ -129,12 +160,23 @@ export function showExplanation({ method, completeness, heatmap, contrast, targe
   $("warnings").replaceChildren(...warnings.map((textContent) => element("li", { textContent })));
 }
 
-/** The cluster list in the answer's order, strongest first; onLight(cluster | null) while one is pointed at or focused, onPick where one is pressed. */
-export function showClusters({ clusters, method, target }, { onLight, onPick }) {
+/** What the groups of an answer are: its parts where it has them, else its clusters. */
+export function groupsOf({ clusters, parts }) {
+  return parts ? { kind: "part", items: parts.map((part) => ({ ...part, cluster: part.part })) } : { kind: "cluster", items: clusters };
+}
+
+const capital = (word) => word[0].toUpperCase() + word.slice(1);
+
+/** The list of groups in the answer's order, strongest first; onLight(cluster | null) while one is pointed at or focused, onPick where one is pressed. */
+export function showClusters(explanation, { onLight, onPick }) {
+  const { method, target } = explanation;
+  const { kind, items: clusters } = groupsOf(explanation);
+  $("clusters-title").textContent = `${capital(kind)}s`;
+  $("clusters").dataset.kind = kind;
   const size = ({ share, area }) => (method.class_specific ? share : area);
   const most = Math.max(...clusters.map((cluster) => Math.abs(size(cluster))), 1e-9);
   $("clusters-note").textContent = method.class_specific
-    ? `by the evidence for ${target.label} that lies in them`
+    ? `${kind === "part" ? "what looks alike to the model, " : ""}by the evidence for ${target.label} that lies in them`
     : "the largest groups of patches, whatever the class";
   $("clusters").replaceChildren(
     ...clusters.map((item) => {
@@ -144,7 +186,7 @@ export function showClusters({ clusters, method, target }, { onLight, onPick }) 
         "button",
         { type: "button", onpointerenter: () => onLight(cluster), onpointerleave: () => onLight(null), onfocus: () => onLight(cluster), onblur: () => onLight(null), onclick: () => onPick(cluster) },
         element("img", { src: `data:${overlay.mime};base64,${overlay.data}`, alt: "", width: overlay.width, height: overlay.height }),
-        element("span", { className: "name", textContent: `Cluster ${cluster}` }),
+        element("span", { className: "name", textContent: `${capital(kind)} ${cluster}` }),
         element("span", { className: "value", textContent: method.class_specific ? signed(item.share) : extent(area) }),
         bar(Math.abs(size(item)) / most),
         element("span", { className: "small", textContent: method.class_specific ? covers : "of the picture" }),
@@ -164,7 +206,7 @@ export function markCluster(cluster, patch) {
   if (cluster === null) return;
   const share = listed?.dataset.says;
   const listing = $("clusters").children.length;
-  $("tag").textContent = `Cluster ${cluster} · ${share ?? `not among the ${listing} strongest`}`;
+  $("tag").textContent = `${capital($("clusters").dataset.kind)} ${cluster} · ${share ?? `not among the ${listing} strongest`}`;
   if (patch) say(`Row ${patch.row + 1}, column ${patch.column + 1}: ${$("tag").textContent}`);
 }
 
