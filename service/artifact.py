@@ -126,11 +126,23 @@ class Golden:
 
 
 @dataclass(frozen=True)
+class Gates:
+    """How a file of smaller numbers compares with fp32 on labelled pictures that calibration did not see.
+    pictures: how many. agreement: the share on which both name the same class first. points_lost: accuracy of
+    fp32 less its own, in percentage points."""
+
+    pictures: Count
+    agreement: Annotated[float, Field(ge=0, le=1)]
+    points_lost: Finite
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The whole. precision: fp32, fp16 or int8. input: uint8 or float32. channels: of the picture, always 3.
     weights_id: a hash of the float weights, the same in all files of a version; None in schema 1.
     temperature: logits are divided by it before the softmax (1 = uncalibrated). verification: what the
-    exporter checked, as name → measured value. accuracy: measured figures of this model, if known."""
+    exporter checked, as name → measured value. accuracy: measured figures of this model, if known. gates: of
+    a file of smaller numbers that was judged on labelled pictures."""
 
     name: str
     variant: str
@@ -156,6 +168,7 @@ class Manifest:
     outputs: tuple[OutputInfo, ...] = ()
     channels: int = CHANNELS
     weights_id: str | None = None
+    gates: Gates | None = None
     schema: int = SCHEMA
 
     @property

@@ -33,9 +33,9 @@ from .errors import BadImage, PacaError
 from .files import write_text
 from .methods import METHODS
 from .options import COLORMAPS, FORMATS, ClassifyOptions, ExplainOptions
+from .precision import choices as precisions
 from .providers import choices
 from .render import RENDERS
-from .repository import FILES
 from .results import Classification, ExplainResult, Novelty
 from .version import this_build
 
@@ -151,7 +151,7 @@ def serve(
         Path | None, typer.Option(help="Model repository: <name>/<version>/model.onnx.")
     ] = None,
     provider: Annotated[str | None, _one_of(choices())] = None,
-    precision: Annotated[str | None, _one_of(FILES)] = None,
+    precision: Annotated[str | None, _one_of(precisions())] = None,
     instances: Annotated[int | None, typer.Option(help="Runs at the same time.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of one run.")] = None,
     workers: Annotated[int | None, typer.Option(help="Server processes.")] = None,

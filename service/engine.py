@@ -167,15 +167,23 @@ def session_options(threads: int) -> Any:
     return options
 
 
-def _open(data: bytes, name: str, device: Device) -> tuple[Any, Provider]:
-    """A session on the first provider that the device's choice allows and this machine has."""
-    ort = _onnxruntime()
-    rows = candidates(device.provider)
-    built_in = [row for row in rows if row.ort_name in ort.get_available_providers()]
+def usable(choice: str) -> tuple[str, ...]:
+    """The providers that a choice allows and this ONNX Runtime has, in the order of trying;
+    ProviderUnavailable where there is none."""
+    available = _onnxruntime().get_available_providers()
+    rows = candidates(choice)
+    built_in = tuple(row.name for row in rows if row.ort_name in available)
     if not built_in:
         raise ProviderUnavailable(
             f"{rows[0].name} was demanded, but this ONNX Runtime has no {rows[0].ort_name}; {rows[0].remedy}"
         )
+    return built_in
+
+
+def _open(data: bytes, name: str, device: Device) -> tuple[Any, Provider]:
+    """A session on the first provider that the device's choice allows and this machine has."""
+    ort = _onnxruntime()
+    built_in = [PROVIDERS[name] for name in usable(device.provider)]
     for row in built_in[:-1]:
         try:
             return _open_on(ort, row, data, name, device), row

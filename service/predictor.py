@@ -30,14 +30,16 @@ from .artifact import Manifest
 from .assemble import Photo, Scene
 from .batcher import Answer, Batcher, Bounds, Share
 from .check import check
-from .engine import Device, Engine, GradientEngine, Outputs
+from .engine import Device, Engine, GradientEngine, Outputs, usable
 from .errors import BadParameter, DeadlineExceeded, PacaError
 from .explain import class_weights, stage_maps
 from .methods import Evidence, Method
 from .novelty import THRESHOLD, Statistics
 from .options import MAX_TARGETS, ClassifyOptions, ExplainOptions
 from .plan import Plan, make_plan, offers
+from .precision import load_best
 from .providers import PROVIDERS
+from .repository import ModelFiles
 from .results import Classification, ExplainResult, Explanation, Heatmap, ImageInfo, Novelty, Timings
 
 log = logging.getLogger("paca.predictor")
@@ -127,6 +129,7 @@ class Predictor:
         engine.self_test()
         engine.warm_up(c.max_batch)
         self.name, self.version = name, version
+        self.precision_reason = ""  # why this file runs, as who chose it says
         self.manifest: Manifest = engine.manifest
         self.sha256 = engine.sha256
         self.policy = policy or Policy()
@@ -158,16 +161,25 @@ class Predictor:
     def open(
         cls, path: Path | None = None, *, device: Device | None = None, capacity: Capacity | None = None
     ) -> Predictor:
-        """A predictor of a model file (with explain.onnx beside it, if there), or of the embedded model."""
+        """A predictor of a model file (with explain.onnx beside it, if there), or of the embedded model,
+        whose file is chosen as a server chooses it."""
+        device = device or Device()
+
+        def load(files: ModelFiles, provider: str) -> Predictor:
+            on = replace(device, provider=provider)
+            gradients = GradientEngine(files.explain, on) if files.explain else None
+            engine = Engine(files.model, on)
+            return cls(engine, files.name, files.version, capacity=capacity, gradients=gradients)
+
         if path is None:
             root = repository.embedded()
             files = repository.find(root, repository.names(root)[0])
-            path, name, version = files.model, files.name, files.version
-        else:
-            name, version = path.parent.parent.name or path.stem, path.parent.name or "1"
-        beside = path.with_name("explain.onnx")
-        gradients = GradientEngine(beside, device) if beside.is_file() else None
-        return cls(Engine(path, device), name, version, capacity=capacity, gradients=gradients)
+            predictor, choice = load_best(files, repository.AUTO, usable(device.provider), load)
+            predictor.precision_reason = choice.reason
+            return predictor
+        name, version = path.parent.parent.name or path.stem, path.parent.name or "1"
+        beside = path.with_name(repository.EXPLAIN)
+        return load(ModelFiles(name, version, path, beside if beside.is_file() else None), device.provider)
 
     @property
     def provider(self) -> str:

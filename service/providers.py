@@ -7,7 +7,7 @@ settings and the command line their choices.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .errors import CannotStart
 
@@ -19,7 +19,8 @@ class Provider:
     """name: ours. ort_name: ONNX Runtime's. options: its options for a device number. batching_pays: whether
     pictures that share a run cost less each. max_batch: default pictures a run of a network of so many
     multiply-accumulates. io_binding: whether inputs and outputs cross to a device. one_instance: by default
-    one run at a time fills it; else one a core. remedy: what to do where it is missing."""
+    one run at a time fills it; else one a core. remedy: what to do where it is missing. smaller: number
+    formats that pay there, best first. refused: those that are not served there, with the reason."""
 
     name: str
     ort_name: str
@@ -29,6 +30,8 @@ class Provider:
     io_binding: bool
     one_instance: bool
     remedy: str
+    smaller: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 ROWS = (  # in the order in which `auto` tries them
@@ -46,6 +49,8 @@ ROWS = (  # in the order in which `auto` tries them
         one_instance=True,
         remedy="run `pip install '.[gpu]'` in the clone, check driver and CUDA libraries, or set "
         "PACA_PROVIDER=cpu",
+        smaller=("fp16",),
+        refused={"int8": "its nodes have no kernels there and would run on the CPU"},
     ),
     Provider(
         name="cpu",
@@ -56,6 +61,7 @@ ROWS = (  # in the order in which `auto` tries them
         io_binding=False,
         one_instance=False,
         remedy="run `pip install '.[cpu]'` in the clone",
+        smaller=("int8",),
     ),
 )
 PROVIDERS: dict[str, Provider] = {row.name: row for row in ROWS}

@@ -219,7 +219,10 @@ class Registry:
             )
         failures = await self.reload()
         if not self._loaded:
-            reason = "; ".join(failures) or f"no <name>/<version>/{repository.FILES[self._precision]} in it"
+            reason = (
+                "; ".join(failures)
+                or f"no <name>/<version>/{' or '.join(repository.file_names(self._precision))} in it"
+            )
             raise CannotStart(f"no model could be loaded from the repository {self._folder}: {reason}")
         if self._watch:
             self._spawn(self._keep_watching())
@@ -275,7 +278,8 @@ class Registry:
         if key in self._loaded:
             self._retire(self._loaded[key][0])
         self._loaded[key] = (predictor, stamp)
-        log.info("loaded model %s version %s on %s", *key, predictor.provider)
+        told = (predictor.provider, predictor.precision, predictor.precision_reason)
+        log.info("loaded model %s version %s on %s, %s (%s)", *key, *told)
         return None
 
     def _fail(self, key: Key, files: ModelFiles, stamp: object, error: PacaError) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from .errors import CannotStart, UnknownModel
 
 FILES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
+AUTO = "auto"  # whichever file of a version fits best, see `precision`
 EXPLAIN, CONFIG = "explain.onnx", "config.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _VERSION = re.compile(r"[0-9]{1,9}")
@@ -67,9 +68,14 @@ def embedded() -> Path:
     return Path(str(resources.files("service") / "models"))
 
 
+def file_names(precision: str) -> tuple[str, ...]:
+    """The files that may be served as `precision`: any with AUTO."""
+    return tuple(FILES.values()) if precision == AUTO else (FILES[precision],)
+
+
 def contents(repository: Path, precision: str = "fp32") -> Contents:
-    """Every version that has a file of `precision` or settings of its own; CannotStart where the repository
-    cannot be read."""
+    """Every version that has a file of `precision` (any with AUTO) or settings of its own; CannotStart where
+    the repository cannot be read."""
     try:
         names = sorted(path.name for path in repository.iterdir())
     except OSError as error:
@@ -98,11 +104,13 @@ def _versions(repository: Path, name: str, precision: str, unreadable: dict[str,
     for version in numbers:
         folder = repository / name / version
         try:
-            model, explain, config = (folder / file for file in (FILES[precision], EXPLAIN, CONFIG))
-            has = {path: _present(path) for path in (model, explain, config)}
+            models = [folder / file for file in file_names(precision)]
+            explain, config = folder / EXPLAIN, folder / CONFIG
+            has = {path: _present(path) for path in (*models, explain, config)}
         except OSError as error:
             unreadable[f"{name}/{version}"] = error.strerror or str(error)
             continue
+        model = next((path for path in models if has[path]), models[0])
         if has[model] or has[config]:
             found.append(
                 ModelFiles(

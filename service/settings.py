@@ -20,10 +20,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from . import cgroup
+from . import precision as precisions
 from .errors import BadArtifact
 from .onnx_file import reading
 from .providers import AUTO, choices
-from .repository import FILES, embedded
+from .repository import AUTO as AUTO_PRECISION
+from .repository import embedded
 
 MAX_CONFIG_BYTES = 65_536
 
@@ -55,7 +57,9 @@ class ModelSettings(BaseModel):
     )
     device_id: int = Field(0, ge=0, description="GPU number, with CUDA.")
     precision: str = Field(
-        "fp32", description="Which file of a version is served: fp16 on GPUs, int8 for CPU throughput."
+        AUTO_PRECISION,
+        description="Which file of a version is served. auto: on CPU int8 where the processor has 8-bit dot "
+        "products and the file passed both gates, on CUDA fp16, else fp32; /models says which and why.",
     )
     instances: int = Field(
         0,
@@ -83,7 +87,7 @@ class ModelSettings(BaseModel):
     @field_validator("provider", "precision")
     @classmethod
     def _known(cls, value: str, info: ValidationInfo) -> str:
-        known = choices() if info.field_name == "provider" else tuple(FILES)
+        known = choices() if info.field_name == "provider" else precisions.choices()
         if value not in known:
             raise ValueError(f"choose one of: {', '.join(known)}")
         return value

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from . import onnx_file
 from .artifact import Manifest
 from .batcher import Room
-from .engine import Device, Engine, GradientEngine
+from .engine import Device, Engine, GradientEngine, usable
 from .errors import BadArtifact
 from .images import Limits
+from .precision import load_best
 from .predictor import MAX_ROWS, Capacity, Policy, Predictor
 from .providers import PROVIDERS
 from .registry import Registry
-from .repository import FILES, ModelFiles
+from .repository import ModelFiles
 from .settings import ModelSettings, Settings, cores
 
 # at twice the capacity the last of them waits about twice the p99 of 0.8 capacity, however many instances
@@ -62,23 +63,23 @@ def load_predictor(files: ModelFiles, settings: Settings, shared: Shared) -> Pre
     fails."""
     if files.config:
         settings = settings.for_model(ModelSettings.read(files.config))
-    files = files.of(settings.precision)
-    if not files.model.exists():
-        raise BadArtifact(
-            f"there is no {FILES[settings.precision]}, which the precision {settings.precision} needs"
+
+    def load(files: ModelFiles, provider: str) -> Predictor:
+        device = Device(provider, settings.device_id, settings.threads or _threads(settings))
+        engine = Engine(files.model, device)
+        _check_siblings(files, engine.manifest)
+        return Predictor(
+            engine,
+            files.name,
+            files.version,
+            capacity=_capacity(settings, engine, device, shared),
+            policy=shared.policy,
+            gradients=GradientEngine(files.explain, device) if files.explain else None,
         )
-    device = Device(settings.provider, settings.device_id, settings.threads or _threads(settings))
-    engine = Engine(files.model, device)
-    _check_siblings(files, engine.manifest)
-    gradients = GradientEngine(files.explain, device) if files.explain else None
-    return Predictor(
-        engine,
-        files.name,
-        files.version,
-        capacity=_capacity(settings, engine, device, shared),
-        policy=shared.policy,
-        gradients=gradients,
-    )
+
+    predictor, choice = load_best(files, settings.precision, usable(settings.provider), load)
+    predictor.precision_reason = choice.reason
+    return predictor
 
 
 def _check_siblings(files: ModelFiles, manifest: Manifest) -> None:

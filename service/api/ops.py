@@ -121,7 +121,11 @@ class ModelInfo(BaseModel):
     default: bool = Field(description="Whether it answers when no model is named.", examples=[True])
     variant: str = Field(description="The architecture.", examples=["pacavit_tiny_p2cconv_100_0"])
     provider: str = Field(description="The execution provider really in use.", examples=["cpu"])
-    precision: str = Field(description="fp32, fp16 or int8.", examples=["fp32"])
+    precision: str = Field(description="fp32, fp16 or int8.", examples=["int8"])
+    precision_reason: str = Field(
+        description="Why this precision runs.",
+        examples=["not int8: this processor has no 8-bit dot products (VNNI, AMX or Arm dotprod)"],
+    )
     sha256: str = Field(
         description="Of the model file.",
         examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"],
@@ -215,6 +219,7 @@ def describe(status: ModelStatus, default: str | None) -> ModelInfo:
         variant=m.variant,
         provider=predictor.provider,
         precision=predictor.precision,
+        precision_reason=predictor.precision_reason,
         sha256=predictor.sha256,
         input=Input(
             kind=m.input,

@@ -162,7 +162,7 @@ def test_a_model_may_set_a_part_for_itself_and_has_the_servers_for_the_rest(tmp_
         ('{"threads": 2.5}', "valid integer"),
         ('{"max_wait_ms": NaN}', "max_wait_ms=nan is not valid"),
         ('{"provider": "tpu"}', "choose one of: auto, cuda, cpu"),
-        ('{"precision": "fp8"}', "choose one of: fp32, fp16, int8"),
+        ('{"precision": "fp8"}', "choose one of: auto, fp32, fp16, int8"),
         ("[1]", "should be an object"),
         ("{", "Invalid JSON"),
         ('{"threads": 1}' + " " * 70_000, "larger than"),

@@ -67,6 +67,7 @@ def test_models_say_what_is_loaded(client):
     assert (listed["failed"], listed["loading"]) == ([], [])
     assert (model["name"], model["versions"], model["default"]) == ("tiny", ["1"], True)
     assert (model["provider"], model["precision"]) == ("cpu", "fp32")
+    assert model["precision_reason"] == "not int8: there is no model.int8.onnx"
     assert model["labels"] == ["red", "green", "blue", "grey"]
     assert model["input"] == {"kind": "uint8", "size": [32, 32], "dynamic_size": False, "resize": "stretch"}
     assert client.get("/models/tiny").json() == model
