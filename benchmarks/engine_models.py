@@ -3,6 +3,7 @@ build/bench/models/<name>/<version>."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from export.calibration import read_pictures
+from export.calibration import read_calibration
 from export.checkpoints import load
 from export.labels import numbered
 from export.paca.cost import macs
@@ -33,7 +34,8 @@ VARIANTS = {
     "base": "pacavit_base_p2cconv_100_0",
 }
 NAMES = ("embedded", *VARIANTS)
-CALIBRATION = 100  # pictures of the training pack, half of which calibrate
+TRAINING = "imagenette_train_128.npz"  # calibrates and judges int8
+JUDGING = 100  # pictures, for random weights
 
 
 class Bench:
@@ -117,21 +119,18 @@ class Bench:
 
     def _random_int8(self, path: Path) -> None:
         served = self.served()
-        pictures = read_pictures(
-            calibration_photos(path.parent / "calibration"),
-            Engine(served, Device("cpu")).manifest.preprocessing,
-        )
-        onnx.save(
-            to_int8(onnx.load(served), pictures, lambda text: print(text, file=sys.stderr), wanted=0.9).model,
-            path,
-        )
+        manifest = Engine(served, Device("cpu")).manifest
+        pictures = read_calibration(pack(TRAINING), manifest.preprocessing, manifest.labels)
+        few = dataclasses.replace(pictures, judging=pictures.judging[:JUDGING])
+        found = to_int8(onnx.load(served), few, lambda text: print(text, file=sys.stderr), wanted=0.9)
+        onnx.save(found.model, path)
 
     def _export(self, path: Path, format: Format = Format(with_explain=False)) -> ExportReport:
         source = Source(self._model, self.name, self._labels)
         return export_model(source, path, format, lambda text: print(text, file=sys.stderr))
 
     def _reduce(self, path: Path, precision: str) -> None:
-        photos = calibration_photos(path.parent / "calibration") if precision == "int8" else None
+        photos = pack(TRAINING) if precision == "int8" else None
         self._export(path, Format(precision=precision, calibration=photos, with_explain=False))
 
     def _made(self, path: Path, make: Callable[[Path], object]) -> Path:
@@ -148,13 +147,3 @@ def pack(name: str) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"{name} is not in {path.parent}; set PACA_DATA to its folder")
     return path
-
-
-def calibration_photos(folder: Path) -> Path:
-    """Photos spread over the training pack, as a folder."""
-    with np.load(pack("imagenette_train_128.npz")) as found:
-        data, offset = found["jpeg"], found["offset"]
-    folder.mkdir(parents=True, exist_ok=True)
-    for i in np.linspace(0, len(offset) - 2, CALIBRATION, dtype=int):
-        (folder / f"{i}.jpg").write_bytes(data[offset[i] : offset[i + 1]].tobytes())
-    return folder

@@ -21,7 +21,7 @@ import numpy as np
 from service import images
 from service.artifact import Preprocessing
 from service.errors import PacaError, Unavailable
-from service.folders import LeftOut, readable, sub_folders, walk
+from service.folders import LeftOut, normal, readable, sub_folders, walk
 
 Source = bytes | np.ndarray | Path  # an encoded file, pixels (H, W, 3) uint8, or where a file is
 How = Preprocessing | int  # a number is the side of the square to which whole pictures are stretched
@@ -42,6 +42,18 @@ class Files:
     classes: tuple[str, ...]
     names: tuple[str, ...]
     left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What int8 is calibrated on, and what judges it. calibrating, judging: (n, ...) and (m, ...), pictures
+    as the network takes them, none in both. labels: (m,) int64, the model's classes of those that judge; None
+    where nobody knows them, and then `unlabelled` says why."""
+
+    calibrating: np.ndarray
+    judging: np.ndarray
+    labels: np.ndarray | None = None
+    unlabelled: str = ""
 
 
 def preprocessing(how: How) -> Preprocessing:
@@ -178,6 +190,26 @@ def open_pack(path: Path) -> tuple[list[Source], np.ndarray, tuple[str, ...]]:
             f"{error}"
         ) from None
     return [data[offset[i] : offset[i + 1]] for i in range(len(labels))], labels, classes
+
+
+def match_classes(classes: tuple[str, ...], labels: tuple[str, ...], path: Path) -> np.ndarray:
+    """(n,) int64, the model's class id of each of the data's classes: by name, or, where only one label can
+    be meant, without regard to case, spaces and underscores. DataError where the model does not know one."""
+    exact = {normal(label): i for i, label in enumerate(labels)}
+    counts = Counter(_plain(label) for label in labels)
+    loose = {_plain(label): i for i, label in enumerate(labels) if counts[_plain(label)] == 1}
+    ids = [exact.get(normal(name), loose.get(_plain(name))) for name in classes]
+    if None in ids:
+        known = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")
+        raise DataError(
+            f"{path} has the class {classes[ids.index(None)]!r}, which the model does not know; it knows "
+            f"{known}"
+        )
+    return np.array(ids, np.int64)
+
+
+def _plain(name: str) -> str:
+    return normal(name).casefold().replace("_", " ").strip()
 
 
 def _sub_folders_of(folder: Path) -> list[Path]:

@@ -25,16 +25,18 @@ from service.artifact import (
     INPUTS,
     PRECISIONS,
     ExplainInfo,
+    Gates,
     Golden,
     Head,
     Manifest,
     golden_picture,
 )
 from service.engine import Device, Engine
+from service.precision import LEAST_PICTURES
 
 from .annotate import annotate, head, outputs, preprocessing, stages, weights_id
 from .attention_node import OPSET, node_counts
-from .calibration import read_pictures
+from .calibration import read_calibration
 from .checkpoints import load
 from .errors import ExportError
 from .gradients import export_gradients
@@ -42,6 +44,7 @@ from .labels import assumed, numbered, read_labels
 from .paca.config import variant
 from .paca.cost import macs, parameters
 from .paca.model import PaCaViT
+from .pictures import Calibration
 from .quantise import QuantisationError, to_fp16, to_int8
 from .release import EXPLAIN, Draft, release
 from .trace import Served, trace
@@ -75,9 +78,9 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """How the files are to be. precision: one of PRECISIONS; calibration: pictures for int8, a folder or a
-    pack. input_kind: one of INPUTS. explain_from: the stage after which explain.onnx takes over, None for
-    `explain_stage`."""
+    """How the files are to be. precision: one of PRECISIONS; calibration: pictures for int8, class folders
+    or a pack. input_kind: one of INPUTS. explain_from: the stage after which explain.onnx takes over, None
+    for `explain_stage`."""
 
     precision: str = "fp32"
     calibration: Path | None = None
@@ -265,7 +268,7 @@ def export_model(
     """
     format.check()
     check_source(source)
-    pictures = _calibration(format, source.model)
+    pictures = _calibration(format, source)
     with _writing(out), tempfile.TemporaryDirectory(dir=_folder(out), prefix=".paca-export-") as scratch:
         written = _full_precision(source, Path(scratch), format, say)
         if format.precision != "fp32":
@@ -283,13 +286,14 @@ def export_model(
         )
 
 
-def _calibration(format: Format, model: PaCaViT) -> np.ndarray:
-    """(n, H, W, 3) uint8: the pictures that int8 is calibrated and judged on; noise where none are needed."""
-    how = preprocessing(model.config)
+def _calibration(format: Format, source: Source) -> Calibration:
+    """The pictures that int8 is calibrated and judged on; noise where none are needed."""
+    how = preprocessing(source.model.config)
     if format.precision != "int8" or format.calibration is None:
-        return np.random.default_rng(0).integers(0, 256, (16, *how.size, 3), np.uint8)
+        noise = np.random.default_rng(0).integers(0, 256, (16, *how.size, 3), np.uint8)
+        return Calibration(noise, noise)
     try:
-        return read_pictures(format.calibration, how)
+        return read_calibration(format.calibration, how, source.labels)
     except (OSError, ValueError) as error:
         raise ExportError(f"cannot calibrate: {error}") from None
 
@@ -329,15 +333,15 @@ def _full_precision(source: Source, scratch: Path, format: Format, say: Say) -> 
     return _Written(draft, manifest, verification, gradients, missing, source.notes)
 
 
-def _reduced(full: _Written, precision: str, pictures: np.ndarray, say: Say) -> _Written:
-    """The verified fp32 file of `full` in float16 or 8 bits, compared with it through the server's engine.
-    pictures: (n, H, W, 3) uint8."""
+def _reduced(full: _Written, precision: str, pictures: Calibration, say: Say) -> _Written:
+    """The verified fp32 file of `full` in float16 or 8 bits, compared with it through the server's
+    engine."""
     proto, head_weights = onnx.load(full.draft.model), Engine(full.draft.model, CPU).head
     if precision == "fp16":
         say("converting to float16")
-        reduced, judged = to_fp16(proto), dict[str, Any]()
+        reduced, judged, gates = to_fp16(proto), dict[str, Any](), None
     else:
-        reduced, judged = _int8(proto, full.manifest, pictures, say)
+        reduced, judged, gates = _int8(proto, full.manifest, pictures, say)
     say(f"verifying {precision} against fp32")
     if (attention := node_counts(reduced)["Attention"]) != full.manifest.attention_nodes:
         raise VerificationError(
@@ -349,9 +353,13 @@ def _reduced(full: _Written, precision: str, pictures: np.ndarray, say: Say) -> 
     table = tuple(
         dataclasses.replace(output, tolerance=tolerance.get(output.name)) for output in full.manifest.outputs
     )
-    manifest = dataclasses.replace(full.manifest, precision=precision, outputs=table, golden=None)
+    manifest = dataclasses.replace(
+        full.manifest, precision=precision, outputs=table, golden=None, gates=gates
+    )
     _save(reduced, manifest, head_weights, part)
-    expected, got = (Engine(path, CPU).run(pictures[:64]).logits for path in (full.draft.model, part))
+    expected, got = (
+        Engine(path, CPU).run(pictures.calibrating[:64]).logits for path in (full.draft.model, part)
+    )
     difference = float(np.abs(expected - got).max())
     allowed = FP16_TOLERANCE * max(1.0, float(np.abs(expected).max()))
     if precision == "fp16" and not difference <= allowed:
@@ -365,26 +373,48 @@ def _reduced(full: _Written, precision: str, pictures: np.ndarray, say: Say) -> 
         *full.notes,
         f"{precision}: logits differ from fp32 by at most {difference:.3g}",
         *(f"{name}: {value}" for name, value in judged.items()),
+        *_not_judged(precision, pictures),
     )
     return dataclasses.replace(full, draft=Draft(part, full.draft.explain), manifest=manifest, notes=notes)
 
 
+def _not_judged(precision: str, pictures: Calibration) -> tuple[str, ...]:
+    """What keeps an int8 file from being served unasked."""
+    if precision != "int8":
+        return ()
+    if pictures.labels is None:
+        return (f"only PACA_PRECISION=int8 runs it, as nobody knows the labels: {pictures.unlabelled}",)
+    if len(pictures.labels) < LEAST_PICTURES:
+        return (
+            f"only PACA_PRECISION=int8 runs it: {len(pictures.labels)} labelled pictures judged it, "
+            f"{LEAST_PICTURES} are needed",
+        )
+    return ()
+
+
 def _int8(
-    proto: onnx.ModelProto, manifest: Manifest, pictures: np.ndarray, say: Say
-) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """The graph in 8 bits, and what was measured of it."""
-    tensors = pictures if manifest.input == "uint8" else manifest.preprocessing.to_float(pictures)
+    proto: onnx.ModelProto, manifest: Manifest, pictures: Calibration, say: Say
+) -> tuple[onnx.ModelProto, dict[str, Any], Gates | None]:
+    """The graph in 8 bits, what was measured of it, and its gates where the pictures have labels."""
+
+    if manifest.input == "float32":
+        as_float = manifest.preprocessing.to_float
+        calibrating, judging = as_float(pictures.calibrating), as_float(pictures.judging)
+        pictures = dataclasses.replace(pictures, calibrating=calibrating, judging=judging)
     try:
-        result = to_int8(proto, tensors, say)
+        result = to_int8(proto, pictures, say)
     except QuantisationError as error:
         raise ExportError(str(error)) from None
-    judged = {
+    judged: dict[str, Any] = {
         "agreement": result.agreement,
         "judged": result.judged,
         "calibrated": result.calibrated,
         "kept_float": list(result.kept_float),
     }
-    return result.model, judged
+    if result.points_lost is None:
+        return result.model, judged, None
+    gates = Gates(result.judged, result.agreement, result.points_lost)
+    return result.model, {**judged, "points_lost": result.points_lost}, gates
 
 
 def _golden(path: Path, precision: str, seed: int = 0) -> Golden:

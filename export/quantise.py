@@ -22,7 +22,11 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-AGREEMENT = 0.99  # the least share of pictures on which fp32 and int8 must name the same class first
+from service.precision import LEAST_AGREEMENT, MOST_POINTS_LOST
+
+from .pictures import Calibration
+
+AGREEMENT = LEAST_AGREEMENT  # of the pictures on which fp32 and int8 must name the same class first
 FEWEST_PICTURES = 32
 PROBE = 16  # pictures on which one part's error is measured
 HARMFUL = 0.05  # a part that alone moves the logits by this share of their spread stays in float
@@ -38,11 +42,13 @@ class QuantisationError(Exception):
 @dataclass(frozen=True)
 class Int8:
     """An 8-bit graph and what was measured. agreement: share of `judged` pictures, none of them used to
-    calibrate, with fp32's top class. errors: root-mean-square change of the logits, relative to their spread,
-    if only that part is in 8 bits; kept_float: parts left in float."""
+    calibrate, with fp32's top class. points_lost: fp32's accuracy on them less its own, in percentage points;
+    None without labels. errors: root-mean-square change of the logits, relative to their spread, if only that
+    part is in 8 bits; kept_float: parts left in float."""
 
     model: onnx.ModelProto
     agreement: float
+    points_lost: float | None
     judged: int
     calibrated: int
     errors: dict[str, float]
@@ -59,23 +65,23 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def to_int8(
-    model: onnx.ModelProto, pictures: np.ndarray, say: Say = lambda text: None, wanted: float | None = None
+    model: onnx.ModelProto, pictures: Calibration, say: Say = lambda text: None, wanted: float | None = None
 ) -> Int8:
     """A copy with 8-bit weights (per channel) and activations (per tensor) in convolutions and linear layers,
     as QuantizeLinear/DequantizeLinear pairs.
 
-    pictures: (n, ...) as the graph's input `image` takes them, typical of what it will see: every second one
-    calibrates, the others judge. wanted: the least share of these on which both formats name the same class;
-    None is AGREEMENT. Parts that alone move the logits visibly stay in float, then more, worst first, until
-    both formats agree. QuantisationError if that takes over half.
+    wanted: the least share of the judging pictures on which both formats name the same class; None is
+    AGREEMENT. Parts that alone move the logits visibly stay in float, then more, worst first, until both
+    formats agree and, where labels are known, no more accuracy is lost than may be. QuantisationError if that
+    takes over half.
     """
-    if len(pictures) < FEWEST_PICTURES:
+    if (count := len(pictures.calibrating) + len(pictures.judging)) < FEWEST_PICTURES:
         raise QuantisationError(
-            f"int8 needs at least {FEWEST_PICTURES} pictures to calibrate and to judge, not {len(pictures)}"
+            f"int8 needs at least {FEWEST_PICTURES} pictures to calibrate and to judge, not {count}"
         )
     wanted = AGREEMENT if wanted is None else wanted
     parts = quantisable(model)
-    calibrating, judging = pictures[::2], pictures[1::2]
+    calibrating = pictures.calibrating
     with tempfile.TemporaryDirectory(prefix="paca-int8-") as folder:
         quantiser = _Quantiser(model, calibrating, Path(folder))
         expected = logits(model, calibrating[:PROBE])
@@ -86,7 +92,7 @@ def to_int8(
             difference = logits(quantiser.quantise(nodes), calibrating[:PROBE]) - expected
             errors[part] = float(np.sqrt(np.mean(difference**2))) / spread
         errors = dict(sorted(errors.items(), key=lambda item: -item[1]))
-        judged = logits(model, judging).argmax(1)
+        judge = _Judge(model, pictures)
         kept = sum(error > HARMFUL for error in errors.values())
         while kept <= len(parts) / 2:
             say(f"comparing with fp32, {kept} parts in float")
@@ -94,16 +100,37 @@ def to_int8(
             found = quantiser.quantise(
                 [node for part, nodes in parts.items() if part not in floats for node in nodes]
             )
-            agreement = float(np.mean(logits(found, judging).argmax(1) == judged))
-            if agreement >= wanted:
-                return Int8(found, agreement, len(judging), len(calibrating), errors, floats)
+            agreement, lost = judge.compare(found)
+            if agreement >= wanted and (lost is None or lost <= MOST_POINTS_LOST):
+                counts = len(pictures.judging), len(calibrating)
+                return Int8(found, agreement, lost, *counts, errors, floats)
             kept = max(kept + 1, kept * 3 // 2)
     worst = ", ".join(f"{part} ({error:.3f})" for part, error in list(errors.items())[:5])
+    loses = "" if lost is None else f", and int8 loses {lost:.1f} points, {MOST_POINTS_LOST} are allowed"
     raise QuantisationError(
-        f"int8 and fp32 agree on {100 * agreement:.1f} % of {len(judging)} pictures, {100 * wanted:.0f} % "
-        "are needed; the layers that hurt "
+        f"int8 and fp32 agree on {100 * agreement:.1f} % of {len(pictures.judging)} pictures, "
+        f"{100 * wanted:.0f} % are needed{loses}; the layers that hurt "
         f"(relative error of the logits): {worst}; calibrate on more pictures like those to come, or use fp16"
     )
+
+
+class _Judge:
+    """What fp32 names, and how a smaller file compares with it."""
+
+    def __init__(self, model: onnx.ModelProto, pictures: Calibration) -> None:
+        self.pictures = pictures
+        self.named = logits(model, pictures.judging).argmax(1)
+
+    def compare(self, model: onnx.ModelProto) -> tuple[float, float | None]:
+        """(agreement, points lost or None)."""
+        named, labels = logits(model, self.pictures.judging).argmax(1), self.pictures.labels
+        lost = None if labels is None else _accuracy(self.named, labels) - _accuracy(named, labels)
+        return float(np.mean(named == self.named)), lost
+
+
+def _accuracy(named: np.ndarray, labels: np.ndarray) -> float:
+    """In per cent."""
+    return 100 * float(np.mean(named == labels))
 
 
 def quantisable(model: onnx.ModelProto) -> dict[str, list[str]]:

@@ -3,17 +3,15 @@ Reading is the work of `export.pictures`."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from service.artifact import Preprocessing
-from service.folders import normal
 
 from ..parts import find_parts
-from ..pictures import Source, class_files, open_pack, prepare_all
+from ..pictures import Source, class_files, match_classes, open_pack, prepare_all
 from .data import IMAGENETTE, DataError, Pictures
 
 
@@ -37,7 +35,7 @@ def read(path: Path, labels: tuple[str, ...], preprocessing: Preprocessing) -> P
         files = class_files(scored_part(path), partial=True)
         sources, numbers, names, left_out = files.paths, files.labels, files.names, files.left_out
         classes = tuple(IMAGENETTE.get(name, name) for name in files.classes)
-    own = _match(classes, labels, path)
+    own = match_classes(classes, labels, path)
     images, reasons = prepare_all(sources, preprocessing)
     good = np.array([i for i, reason in enumerate(reasons) if not reason], np.int64)
     if not len(good):
@@ -51,26 +49,6 @@ def scored_part(path: Path) -> Path:
     part; else the folder itself."""
     parts = find_parts(path) if path.is_dir() else None
     return (parts and (parts.test or parts.val or parts.train)) or path
-
-
-def _match(classes: tuple[str, ...], labels: tuple[str, ...], path: Path) -> np.ndarray:
-    """The model's class id of each of the data's classes: by name, or, where only one label can be meant,
-    without regard to case, spaces and underscores."""
-    exact = {normal(label): i for i, label in enumerate(labels)}
-    counts = Counter(_plain(label) for label in labels)
-    loose = {_plain(label): i for i, label in enumerate(labels) if counts[_plain(label)] == 1}
-    ids = [exact.get(normal(name), loose.get(_plain(name))) for name in classes]
-    if None in ids:
-        known = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")
-        raise DataError(
-            f"{path} has the class {classes[ids.index(None)]!r}, which the model does not know; it knows "
-            f"{known}"
-        )
-    return np.array(ids, np.int64)
-
-
-def _plain(name: str) -> str:
-    return normal(name).casefold().replace("_", " ").strip()
 
 
 def _test_pack(folder: Path, packs: list[Path], labels: tuple[str, ...]) -> Path:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from export.calibration import read_pictures
+from export.calibration import read_calibration
 from export.pictures import DataError, class_files, fingerprints, prepare, preprocessing
 from export.training import served
 from export.training.data import read_folder, read_pack
@@ -105,8 +105,8 @@ def test_training_evaluation_and_calibration_see_bit_for_bit_what_the_server_see
     assert np.array_equal(read_folder(tmp_path / "photos", how).images, [seen, seen])
     assert np.array_equal(read_pack(tmp_path / "pack.npz", how).images, [seen])
     assert np.array_equal(served.read(tmp_path / "photos", ("a", "b"), how).images, [seen, seen])
-    assert np.array_equal(read_pictures(tmp_path / "photos", how), [seen, seen])
-    assert np.array_equal(read_pictures(tmp_path / "pack.npz", how), [seen])
+    assert np.array_equal(read_calibration(tmp_path / "photos", how, ("a", "b")).calibrating, [seen])
+    assert np.array_equal(read_calibration(tmp_path / "pack.npz", how, ("a", "b")).calibrating, [seen])
 
 
 def test_transparent_places_are_white_and_16_bits_keep_their_shades(photo: np.ndarray) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from export import quantise
 from export.attention_node import node_counts
 from export.paca import PaCaConfig, PaCaViT, StageConfig
+from export.pictures import Calibration
 from export.quantise import QuantisationError, logits, quantisable, to_fp16, to_int8
 from export.trace import trace
 
@@ -67,7 +68,12 @@ def harden(norm: torch.nn.LayerNorm, reader: torch.nn.Linear, factor: float) -> 
 
 @pytest.fixture(scope="module")
 def found(graph: onnx.ModelProto, pictures: np.ndarray) -> quantise.Int8:
-    return to_int8(graph, pictures)
+    return to_int8(graph, halves(pictures))
+
+
+def halves(pictures: np.ndarray, labels: np.ndarray | None = None) -> Calibration:
+    """Every second one calibrates, the others judge."""
+    return Calibration(pictures[::2], pictures[1::2], labels)
 
 
 def scales(model: onnx.ModelProto) -> dict[str, float]:
@@ -90,13 +96,13 @@ def floats(model: onnx.ModelProto) -> set[str]:
     }
 
 
-def test_every_second_picture_calibrates_and_the_others_judge(
+def test_only_the_pictures_that_calibrate_set_the_ranges(
     found: quantise.Int8, graph: onnx.ModelProto, pictures: np.ndarray
 ) -> None:
     assert (found.calibrated, found.judged) == (20, 20)
     others = pictures.copy()
     others[1::2] = others[1::2][::-1]
-    again = to_int8(graph, others)
+    again = to_int8(graph, halves(others))
     assert scales(again.model) == scales(found.model)
     assert len(scales(found.model)) > 10
 
@@ -106,6 +112,21 @@ def test_agreement_is_what_the_file_gives_on_the_pictures_it_was_not_calibrated_
 ) -> None:
     same = logits(found.model, pictures[1::2]).argmax(1) == logits(graph, pictures[1::2]).argmax(1)
     assert found.agreement == same.mean() >= 0.99
+
+
+def test_labels_say_what_accuracy_is_lost(graph: onnx.ModelProto, pictures: np.ndarray) -> None:
+    named = logits(graph, pictures[1::2]).argmax(1)
+    found = to_int8(graph, halves(pictures, named))
+    assert found.points_lost == pytest.approx(100 * (1 - found.agreement))
+    assert to_int8(graph, halves(pictures)).points_lost is None
+
+
+def test_what_loses_too_much_accuracy_is_not_written(
+    graph: onnx.ModelProto, pictures: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantise, "MOST_POINTS_LOST", -1.0)
+    with pytest.raises(QuantisationError, match=r"int8 loses 0\.0 points, -1\.0 are allowed"):
+        to_int8(graph, halves(pictures, logits(graph, pictures[1::2]).argmax(1)))
 
 
 def test_the_layer_that_hurts_stays_in_float_and_its_neighbours_do_not(found: quantise.Int8) -> None:
@@ -118,7 +139,7 @@ def test_the_layer_that_hurts_stays_in_float_and_its_neighbours_do_not(found: qu
 
 
 def test_nothing_stays_in_float_without_need(pictures: np.ndarray) -> None:
-    found = to_int8(trace(network()), pictures)
+    found = to_int8(trace(network()), halves(pictures))
     assert max(found.errors.values()) < 0.05
     assert found.kept_float == ()
 
@@ -139,7 +160,7 @@ def test_attention_pooling_norms_stem_and_head_stay_in_float(
 
 def test_too_few_pictures_are_refused(graph: onnx.ModelProto, pictures: np.ndarray) -> None:
     with pytest.raises(QuantisationError, match="at least 32 pictures to calibrate and to judge, not 31"):
-        to_int8(graph, pictures[:31])
+        to_int8(graph, halves(pictures[:31]))
 
 
 def test_disagreement_ends_in_exit_code_1_and_the_layers_that_hurt(
