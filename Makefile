@@ -9,10 +9,10 @@ PYTEST ?=
 SOAK   ?= tests/faults tests/service/api/test_fuzz.py tests/service/images/test_decode.py
 
 .DEFAULT_GOAL := help
-.PHONY: help serve setup check test bench soak lock proto figures up clean
+.PHONY: help serve setup check test cuda-check bench soak lock proto figures up clean
 
 help:            ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -41,6 +41,10 @@ check: $(VENV)/.setup  ## format, lint, types, import contracts, security
 
 test: $(VENV)/.setup  ## the test suite
 	$(BIN)/pytest -n 2 --dist loadfile $(PYTEST)
+
+cuda-check: $(VENV)/.setup  ## ONNX Runtime's CUDA provider without a GPU (gcc, binutils); every network and precision: make cuda-check ALL=1
+	$(BIN)/python tests/cuda/kit/build.py --out build/inert-cuda
+	INERT_CUDA=$(CURDIR)/build/inert-cuda INERT_CUDA_ALL=$(ALL) $(BIN)/pytest tests/cuda $(PYTEST)
 
 soak: $(VENV)/.setup  ## the fault tests at full counts; hours, resumable (build/soak.jsonl); a part: make soak SOAK=tests/faults/test_clock.py
 	PACA_SOAK=1 $(BIN)/pytest $(SOAK) --timeout 0

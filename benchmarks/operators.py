@@ -12,7 +12,7 @@ import onnxruntime
 from card import Row
 from engine_models import Bench
 
-from service.engine import DISABLED_OPTIMIZERS, session_options
+from service.session import DISABLED_OPTIMIZERS, session_options
 
 
 def operators(bench: Bench, threads: int, rounds: int) -> list[Row]:
@@ -38,7 +38,7 @@ def operators(bench: Bench, threads: int, rounds: int) -> list[Row]:
 
 
 def profile(path: Path, pictures: object, threads: int, runs: int) -> list[tuple[str, str, float]]:
-    """(node, operator, milliseconds a run) of every node, with the session options of `service.engine`."""
+    """(node, operator, milliseconds a run) of every node, with the session options of `service.session`."""
     with tempfile.TemporaryDirectory() as folder:
         options = session_options(threads)
         options.enable_profiling = True

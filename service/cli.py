@@ -1,9 +1,9 @@
 """The command `paca`: sub-commands come from the entry points of the group `paca.commands`; the server's own
 stand here.
 
-Exit codes: 0 done, 1 failed with a one-line reason (a traceback only with --debug), 2 wrong usage. Tables in
-a terminal, JSON with --json. What the commands do is the predictor's and the HTTP layer's; this file
-only reads arguments and prints.
+Exit codes: 0 done, 1 failed with a one-line reason (a traceback only with --debug), 2 wrong usage, 69 the
+device failed for good. Tables in a terminal, JSON with --json. What the commands do stands in `predictor` and
+in the HTTP layer; this file only reads arguments and prints.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typer.core import TyperGroup
 
 from .colours import DEFAULT_COLOUR_MAP
 from .dataplane import Call, DataPlane, OneModel
-from .errors import BadImage, PacaError
+from .errors import BadImage, DeviceLost, PacaError
 from .files import write_text
 from .methods import METHODS
 from .options import COLORMAPS, FORMATS, ClassifyOptions, ExplainOptions
@@ -125,6 +125,8 @@ def main() -> None:
             )
             sys.exit(2)
         _say(f"paca: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+        if isinstance(error, DeviceLost):  # Python's own end would free what lies on the device, and crash
+            os._exit(error.exit_code)
         sys.exit(1)
 
 

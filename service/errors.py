@@ -16,6 +16,7 @@ PacaError
 │   ├── Draining              shutting down
 │   ├── NotReady              no model is loaded yet
 │   └── EngineFailure         memory or the device failed: twice on one item, or while a model was loaded
+│       └── DeviceLost          the device answers no more in this process, which ends
 ├── DeadlineExceeded        the answer would come too late
 └── CannotStart             a configuration that cannot work; said before serving
     ├── BadArtifact           a model file that cannot be trusted or read
@@ -75,6 +76,15 @@ class NotReady(Unavailable): ...
 
 
 class EngineFailure(Unavailable): ...
+
+
+class DeviceLost(EngineFailure):
+    """Nothing but a new process helps; `retry_after` leaves it the time to load its models."""
+
+    exit_code = 69  # EX_UNAVAILABLE of sysexits.h; tells a supervisor that starting again may help
+
+    def __init__(self, message: str, retry_after: float = 10.0, **details: object) -> None:
+        super().__init__(message, retry_after, **details)
 
 
 class DeadlineExceeded(PacaError): ...

@@ -30,9 +30,10 @@ from .artifact import Manifest
 from .assemble import Photo, Scene
 from .batcher import Answer, Batcher, Bounds, Share
 from .check import check
-from .engine import Device, Engine, GradientEngine, Outputs, usable
-from .errors import BadParameter, DeadlineExceeded, PacaError
+from .engine import Device, Engine, GradientEngine, Outputs
+from .errors import BadParameter, DeadlineExceeded, DeviceLost, PacaError
 from .explain import class_weights, stage_maps
+from .faults import Fault, fault_of
 from .methods import Evidence, Method
 from .novelty import THRESHOLD, Statistics
 from .options import MAX_TARGETS, ClassifyOptions, ExplainOptions
@@ -41,6 +42,7 @@ from .precision import load_best
 from .providers import PROVIDERS
 from .repository import ModelFiles
 from .results import Classification, ExplainResult, Explanation, Heatmap, ImageInfo, Novelty, Timings
+from .session import usable
 
 log = logging.getLogger("paca.predictor")
 NOVELTY = "novelty"  # an output that is not the graph's: (B,), computed from logits and tokens
@@ -126,6 +128,7 @@ class Predictor:
         """Self-tests and warms up first: BadArtifact where the engine does not give what its exporter
         measured, EngineFailure where memory or the device failed."""
         self.capacity = c = capacity or Capacity()
+        engine.prepare(c.max_batch)
         engine.self_test()
         engine.warm_up(c.max_batch)
         self.name, self.version = name, version
@@ -135,6 +138,7 @@ class Predictor:
         self.policy = policy or Policy()
         self._engine, self._gradients = engine, gradients if engine.manifest.explain else None
         if self._gradients:
+            self._gradients.prepare(c.max_batch)
             self._gradients.self_test(engine)
         self._calls, self._idle = 0, asyncio.Event()
         self._idle.set()
@@ -185,6 +189,11 @@ class Predictor:
     def provider(self) -> str:
         """The execution provider that runs it now."""
         return self._engine.provider
+
+    @property
+    def lost(self) -> str:
+        """Why its device answers no more in this process; empty while it does."""
+        return self._engine.lost or (self._gradients.lost if self._gradients else "")
 
     @property
     def retry_after(self) -> float:
@@ -370,19 +379,7 @@ class Predictor:
             if len(pictures) == 1
             else np.stack([picture.tensor for picture in pictures])
         )
-        try:
-            out = self._engine.run(batch, names)
-        except PacaError:
-            raise  # the input's fault: a fresh session would not take it either
-        except Exception:  # what ONNX Runtime raises is no contract
-            log.exception(
-                "a run of %d pictures failed on %s; opening a fresh session", len(pictures), self.provider
-            )
-            try:
-                self._engine.reopen()
-            except PacaError as error:  # e.g. replaced meanwhile: the old session goes on
-                log.error("no fresh session: %s", error)
-            raise  # the batcher runs each picture once more, alone
+        out = _recovering(self._engine, lambda: self._engine.run(batch, names))
         return [out.row(i) for i in range(len(pictures))]
 
     def _novelty(self, outputs: Outputs) -> Novelty | None:
@@ -501,6 +498,27 @@ class _Decoded:
         return self.photo.info
 
 
+def _recovering(engine: Engine | GradientEngine, run: Callable[[], T]) -> T:
+    """What `run` gives. Where it fails, the engine gets a fresh session and the error is raised: the batcher
+    runs each row once more, alone. Short memory leaves the session as it is, which is smaller than two."""
+    try:
+        return run()
+    except PacaError:
+        raise  # the input's fault, or the device's: a fresh session would not take it either
+    except Exception as error:  # what ONNX Runtime raises is no contract
+        if fault_of(error) is Fault.MEMORY:
+            log.error("a run found too little memory on %s: %s", engine.provider, error)
+            raise
+        log.exception("a run failed on %s; opening a fresh session", engine.provider)
+        try:
+            engine.reopen()
+        except DeviceLost:
+            raise
+        except PacaError as reason:  # e.g. replaced meanwhile: the old session goes on
+            log.error("no fresh session: %s", reason)
+        raise
+
+
 @dataclass(frozen=True)
 class _Returned(Generic[T]):
     value: T
@@ -527,7 +545,8 @@ def _failed_checks(explanations: Iterable[Explanation]) -> list[str]:
 
 
 def _run_gradients(engine: GradientEngine, inputs: list[GradientInput]) -> list[dict[str, np.ndarray]]:
-    out = engine.run(np.stack([row.features for row in inputs]), np.stack([row.weights for row in inputs]))
+    features, weights = np.stack([row.features for row in inputs]), np.stack([row.weights for row in inputs])
+    out = _recovering(engine, lambda: engine.run(features, weights))
     return [{name: values[i] for name, values in out.items()} for i in range(len(inputs))]
 
 

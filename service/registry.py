@@ -19,7 +19,16 @@ from typing import Any
 
 from . import repository
 from .batcher import Batcher, Counters
-from .errors import BadArtifact, CannotStart, EngineFailure, NotReady, PacaError, UnknownModel, kind_name
+from .errors import (
+    BadArtifact,
+    CannotStart,
+    DeviceLost,
+    EngineFailure,
+    NotReady,
+    PacaError,
+    UnknownModel,
+    kind_name,
+)
 from .predictor import Predictor
 from .repository import ModelFiles
 
@@ -114,10 +123,18 @@ class Registry:
         )  # what was logged of folders that cannot be read, so that it is said once
         self.reload_failures = 0
         self.draining = False
+        self._lost = ""
+
+    @property
+    def lost(self) -> str:
+        """Why nothing can be answered any more in this process: a device failed for good. Empty else."""
+        return self._lost or next((p.lost for p, _ in self._loaded.values() if p.lost), "")
 
     @property
     def ready(self) -> tuple[bool, str]:
-        """Whether the model that answers by default is loaded, and if not, why."""
+        """Whether the model that answers by default is loaded and its device well, and if not, why."""
+        if self.lost:
+            return False, self.lost
         if self.draining:
             return False, "draining: the server is shutting down"
         if self._default is None:
@@ -140,9 +157,14 @@ class Registry:
         return tuple(self._pending)
 
     def failures(self) -> tuple[LoadFailure, ...]:
-        """What could not be loaded, by name and version."""
+        """What could not be loaded or has lost its device, by name and version."""
         now = time.monotonic()
-        return tuple(
+        lost = tuple(
+            LoadFailure(*key, kind_name(DeviceLost.__name__), predictor.lost, 0.0, None)
+            for key, (predictor, _) in sorted(self._loaded.items())
+            if predictor.lost
+        )
+        return lost + tuple(
             LoadFailure(
                 *key,
                 kind=failed.kind,
@@ -162,9 +184,11 @@ class Registry:
         return dict(totals)
 
     def models(self) -> list[ModelStatus]:
-        """What is loaded, by name."""
+        """What is loaded and can answer, by name."""
         by_name: dict[str, list[str]] = {}
-        for name, version in self._loaded:
+        for (name, version), (predictor, _) in self._loaded.items():
+            if predictor.lost:
+                continue
             by_name.setdefault(name, []).append(version)
         return [
             ModelStatus(
@@ -177,7 +201,10 @@ class Registry:
         ]
 
     def get(self, name: str | None = None, version: str | None = None) -> Predictor:
-        """The predictor that answers. UnknownModel lists what there is; NotReady while it may still come."""
+        """The predictor that answers. UnknownModel lists what there is; NotReady while it may still come,
+        DeviceLost where this process will answer nothing any more."""
+        if self.lost:
+            raise DeviceLost(self.lost)
         if not self._loaded:
             raise NotReady("no model is loaded yet; try again in a moment")
         chosen_name = name or self.default_model
@@ -265,6 +292,8 @@ class Registry:
                 return None
             predictor = await asyncio.to_thread(self._load, files)
         except PacaError as error:
+            if isinstance(error, DeviceLost):
+                self._lost = error.message
             return self._fail(key, files, stamp, error)
         except OSError as error:  # of looking at the files: they vanish, or the disk fails
             return self._fail(key, files, stamp, EngineFailure(f"cannot look at its files: {error.strerror}"))
@@ -353,12 +382,14 @@ class Registry:
         self.draining = True
 
     async def close(self) -> None:
-        """Answers what was accepted, then frees every model."""
+        """Answers what was accepted, then frees every model; on a lost device nothing can be freed."""
         self.drain()
         if self._retry:
             self._retry.cancel()
         for task in self._tasks:
             task.cancel()
+        if self.lost:
+            return
         await asyncio.gather(*(predictor.close() for predictor, _ in self._loaded.values()), *self._closing)
         self._loaded.clear()
 

@@ -74,7 +74,7 @@ class ModelSettings(BaseModel):
         0,
         ge=0,
         le=256,
-        description="Most pictures in one run. 0 = 16 on CUDA; on CPU 4 for networks below 1 GMAC, 1 for "
+        description="Most pictures in one run. 0 = 64 on CUDA; on CPU 4 for networks below 1 GMAC, 1 for "
         "larger ones.",
     )
     max_wait_ms: float = Field(

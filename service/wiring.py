@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from . import onnx_file
 from .artifact import Manifest
 from .batcher import Room
-from .engine import Device, Engine, GradientEngine, usable
+from .engine import Device, Engine, GradientEngine
 from .errors import BadArtifact
 from .images import Limits
 from .precision import load_best
@@ -22,6 +22,7 @@ from .predictor import MAX_ROWS, Capacity, Policy, Predictor
 from .providers import PROVIDERS
 from .registry import Registry
 from .repository import ModelFiles
+from .session import usable
 from .settings import ModelSettings, Settings, cores
 
 # at twice the capacity the last of them waits about twice the p99 of 0.8 capacity, however many instances

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -51,16 +52,19 @@ PACA = (sys.executable, "-m", "service", "serve")
 
 
 @contextmanager
-def served(models: Path | None, command: Sequence[str] = PACA, **settings: object) -> Iterator[Serving]:
+def served(
+    models: Path | None,
+    command: Sequence[str] = PACA,
+    stderr: int | IO[bytes] = subprocess.DEVNULL,
+    **settings: object,
+) -> Iterator[Serving]:
     """`paca serve` as users start it, with the models of a folder (None: the embedded ones), on a port of the
-    system's choice. Killed at the end."""
+    system's choice. Killed at the end. stderr: where its log goes."""
     environment = {**os.environ, "PACA_PORT": "0", "PYTHONUNBUFFERED": "1"}
     environment |= {f"PACA_{name.upper()}": str(value) for name, value in settings.items()}
     if models:
         environment["PACA_MODELS"] = str(models)
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True)
     family: list[psutil.Process] = []
     try:
         assert process.stdout is not None

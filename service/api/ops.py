@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from .. import __version__
-from ..errors import Draining, NotReady
+from ..errors import DeviceLost, Draining, NotReady
 from ..methods import METHODS, available
 from ..predictor import Predictor
 from ..providers import PROVIDERS
@@ -158,11 +158,13 @@ async def alive() -> Response:
 @router.get("/readyz", tags=["Operations"], response_model=Readiness, responses=openapi.errors(503))
 async def ready(request: Request) -> Readiness:
     """Whether requests are answered: 200 once the default model (or, where none is set, any) is loaded,
-    self-tested and warm; 503 with the reason before, and from the first moment of a shutdown."""
+    self-tested and warm; 503 with the reason before, from the first moment of a shutdown, and after a device
+    has failed for good."""
     registry = state(request.app).registry
     is_ready, reason = registry.ready
     if not is_ready:
-        raise (Draining if registry.draining else NotReady)(reason)
+        kind = DeviceLost if registry.lost else Draining if registry.draining else NotReady
+        raise kind(reason)
     return Readiness(status="ready", **_not_loaded(registry))
 
 

@@ -72,6 +72,7 @@ STATUS: dict[type[PacaError], Row] = {
     errors.Draining: Row(503, "Shutting down", "UNAVAILABLE"),
     errors.NotReady: Row(503, "Not ready", "UNAVAILABLE"),
     errors.EngineFailure: Row(503, "Inference failed", "UNAVAILABLE"),
+    errors.DeviceLost: Row(503, "Device lost", "UNAVAILABLE"),
     errors.DeadlineExceeded: Row(504, "Deadline passed", "DEADLINE_EXCEEDED"),
 }
 UNFORESEEN = Row(500, "Internal error", "INTERNAL")

@@ -6,6 +6,9 @@ for a moment longer so that load balancers can look away, then the ports close, 
 exit 0. SIGINT skips the moment. SIGHUP reads the API keys and the model repository again. `supervisor` runs
 several of these processes, `launch` chooses.
 
+A device that fails for good cannot recover in this process: /readyz says 503, requests get 503 for the same
+moment, then the process ends with an exit code of its own, so that whatever watches it starts it again.
+
 A server on its own listens at once, so that /readyz can say what it waits for; a worker among several only
 when its models are loaded, since until then another one can answer.
 """
@@ -15,8 +18,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -27,7 +32,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from ..errors import CannotStart
+from ..errors import CannotStart, DeviceLost
 from ..settings import Settings
 from . import logs
 from .app import create_app
@@ -127,7 +132,18 @@ class Server(uvicorn.Server):
         self.shared.registry.drain()
         self._stop_at = time.monotonic() + (GRACE_SECONDS if sig == signal.SIGTERM else 0.0)
 
+    def _give_up(self) -> None:
+        """Starts the end of a process whose device is lost. A worker leaves its connections to the others at
+        once. Should the driver hold the shutdown up, the process ends without one."""
+        log.error("%s", self.shared.registry.lost)
+        self._stop_at = time.monotonic() + (0.0 if self._worker else GRACE_SECONDS)
+        last = threading.Timer(GRACE_SECONDS + DRAIN_SECONDS, os._exit, (DeviceLost.exit_code,))
+        last.daemon = True
+        last.start()
+
     async def on_tick(self, counter: int) -> bool:
+        if self._stop_at is None and self.shared.registry.lost:
+            self._give_up()
         if self.shared.failure is not None or (
             self._stop_at is not None and time.monotonic() >= self._stop_at
         ):
@@ -197,11 +213,14 @@ def _allow_connections() -> None:
 
 
 def run(settings: Settings, sock: socket.socket, on_ready: Callable[[], None], worker: bool = False) -> None:
-    """Serves on a bound socket until a signal; CannotStart where the models cannot be loaded."""
+    """Serves on a bound socket until a signal; CannotStart where the models cannot be loaded, DeviceLost
+    where the device failed for good."""
     logs.configure(settings.log_format, settings.log_level)
     _allow_connections()
     server = Server(create_app(settings), on_ready, worker)
     server.run([sock])
+    if lost := server.shared.registry.lost:
+        raise DeviceLost(lost)
     failure = server.shared.failure
     if isinstance(failure, CannotStart):
         raise failure

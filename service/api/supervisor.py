@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection, wait
 
 from prometheus_client.multiprocess import mark_process_dead
 
-from ..errors import CannotStart, PacaError
+from ..errors import CannotStart, DeviceLost, PacaError
 from ..settings import Settings
 from . import logs
 from .server import run
@@ -143,6 +143,8 @@ def work(settings: Settings, sock: socket.socket, channel: Connection, pause: fl
         run(settings, sock, lambda: channel.send(""), worker=True)
     except PacaError as error:
         channel.send(str(error))
+        if isinstance(error, DeviceLost):  # Python's own end would free what lies on the device, and crash
+            os._exit(error.exit_code)
         raise SystemExit(1) from None
 
 

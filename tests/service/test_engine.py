@@ -6,7 +6,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +18,17 @@ import onnxruntime
 import pytest
 
 from service.artifact import HEAD_KEY, MANIFEST_KEY
-from service.engine import Device, Engine, GradientEngine, loading, run_bound
-from service.errors import BadArtifact, BadParameter, CannotStart, EngineFailure, ProviderUnavailable
+from service.engine import Device, Engine, GradientEngine
+from service.errors import (
+    BadArtifact,
+    BadParameter,
+    CannotStart,
+    DeviceLost,
+    EngineFailure,
+    ProviderUnavailable,
+)
+from service.providers import PROVIDERS, FixedBatches
+from service.session import Bucket, loading
 
 CPU = Device("cpu")
 
@@ -77,14 +89,6 @@ def test_a_picture_gets_the_same_answer_in_any_batch(model: Path) -> None:
     together = engine.run(batch).logits
     alone = np.concatenate([engine.run(batch[i : i + 1]).logits for i in range(5)])
     np.testing.assert_allclose(together, alone, atol=1e-5)
-
-
-def test_runs_by_io_binding_as_on_cuda_give_the_same_outputs(model: Path) -> None:
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    names = ("logits", "assignment_1", "features")
-    feed = {"image": picture(5, 6)[::2]}  # not contiguous
-    for bound, plain in zip(run_bound(session, names, feed), session.run(names, feed), strict=True):
-        np.testing.assert_array_equal(bound, plain)
 
 
 def test_it_says_which_provider_runs(model: Path) -> None:
@@ -276,6 +280,8 @@ class Machine:
             def get_providers(self) -> list[str]:
                 return [self.name, "CPUExecutionProvider"]
 
+        on_host = replace(PROVIDERS["cuda"], fixed_batches=FixedBatches(SIZES, "cpu", {}))
+        monkeypatch.setitem(PROVIDERS, "cuda", on_host)
         monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
         monkeypatch.setattr(
             onnxruntime,
@@ -301,14 +307,161 @@ def test_auto_takes_cuda_where_it_is_and_says_why_not_where_it_cannot_be_used(
 
 
 def test_a_session_that_is_opened_again_stays_on_its_provider_whatever_happens(
-    model: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     machine = Machine(monkeypatch)
     engine = Engine(model, Device("auto"))
     engine.reopen()
     assert engine.provider == "cuda"
     machine.broken = "CUDA failure 700: an illegal memory access was encountered"
-    with pytest.raises(ProviderUnavailable, match="illegal memory access"):
+    with pytest.raises(DeviceLost, match="the cuda device failed for good"):
         engine.reopen()
     assert engine.provider == "cuda"
+    assert "illegal memory access" in caplog.text
     assert set(machine.opened) == {"CUDAExecutionProvider"}
+
+
+SIZES = (1, 4)
+
+
+@pytest.fixture
+def bucketed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU as a device that runs fixed batch sizes: what CUDA does, with numbers that mean something."""
+    row = replace(PROVIDERS["cpu"], fixed_batches=FixedBatches(SIZES, "cpu", {}))
+    monkeypatch.setitem(PROVIDERS, "cpu", row)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 6, 13])
+def test_a_padded_batch_gives_the_numbers_of_one_that_runs_as_it_comes(
+    model: Path, rows: int, monkeypatch: pytest.MonkeyPatch, bucketed: None
+) -> None:
+    engine, gradients = Engine(model, CPU), GradientEngine(model.with_name("explain.onnx"), CPU)
+    names, batch = ("tokens", "features", "assignment_1"), picture(7, rows)
+    weights = np.eye(4, dtype=np.float32)[np.arange(rows) % 4]
+    plain = engine.run(batch, names)
+    maps = gradients.run(plain.arrays["features"], weights)
+    for one in (engine, gradients):
+        one.prepare(6)
+    engine.run(picture(8, 6))  # what is left of it in the buffers must not show
+    padded = engine.run(batch, names)
+    assert padded.logits.shape == (rows, 4)
+    np.testing.assert_allclose(padded.logits, plain.logits, atol=1e-5)
+    for name in names:
+        np.testing.assert_allclose(padded.arrays[name], plain.arrays[name], atol=1e-5)
+    for name, array in gradients.run(plain.arrays["features"], weights).items():
+        np.testing.assert_allclose(array, maps[name], atol=1e-5)
+    engine.self_test()
+    gradients.self_test(engine)
+
+
+def test_all_calls_of_a_device_are_made_by_one_thread(
+    model: Path, monkeypatch: pytest.MonkeyPatch, bucketed: None
+) -> None:
+    """A CUDA graph is replayed only by the thread that captured it."""
+    threads = []
+    run, make = Bucket.run, Bucket.__init__
+
+    def noting(call: Callable) -> Callable:
+        def noted(*args: object) -> object:
+            threads.append(threading.get_ident())
+            return call(*args)
+
+        return noted
+
+    monkeypatch.setattr(Bucket, "run", noting(run))
+    monkeypatch.setattr(Bucket, "__init__", noting(make))
+    engine = Engine(model, CPU)
+    engine.prepare(4)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(engine.run, [picture(seed, 2) for seed in range(6)]))
+    engine.reopen()
+    engine.run(picture(0))
+    assert len(threads) == 2 * len(SIZES) + 7
+    assert len(set(threads)) == 1
+
+
+def test_a_bucket_refuses_rows_of_another_shape(model: Path, bucketed: None) -> None:
+    engine = Engine(model, CPU)
+    engine.prepare(4)
+    with pytest.raises(BadParameter, match="cannot take pictures of 24 x 40 pixels; those of 32 x 32"):
+        engine.run(np.zeros((1, 40, 24, 3), np.uint8))
+
+
+def test_a_self_test_that_one_batch_size_fails_refuses_the_model(
+    model: Path, monkeypatch: pytest.MonkeyPatch, bucketed: None
+) -> None:
+    """Each size is checked after all were captured: a graph that another capture spoilt is found."""
+    engine = Engine(model, CPU)
+    engine.prepare(4)
+    run = Bucket.run
+
+    def spoilt(bucket: Bucket, names: Sequence[str], feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        values = run(bucket, names, feed)
+        return [value + 1 for value in values] if bucket.size == 4 else values
+
+    monkeypatch.setattr(Bucket, "run", spoilt)
+    with pytest.raises(BadArtifact, match="the golden picture's logits are"):
+        engine.self_test()
+
+
+def failing(error: str) -> Callable[..., object]:
+    def run(*_: object) -> object:
+        raise RuntimeError(error)
+
+    return run
+
+
+def test_a_device_that_failed_for_good_is_given_up_at_once(
+    model: Path, monkeypatch: pytest.MonkeyPatch, bucketed: None
+) -> None:
+    engine = Engine(model, CPU)
+    engine.prepare(4)
+    monkeypatch.setattr(Bucket, "run", failing("CUDA failure 700: an illegal memory access was encountered"))
+    with pytest.raises(DeviceLost):
+        engine.run(picture(0))
+    monkeypatch.undo()
+    for step in (lambda: engine.run(picture(0)), engine.reopen):  # nothing is tried again in this process
+        with pytest.raises(DeviceLost):
+            step()
+    assert "failed for good" in engine.lost
+
+
+def test_short_memory_leaves_the_engine_as_it_was(
+    model: Path, monkeypatch: pytest.MonkeyPatch, bucketed: None
+) -> None:
+    engine = Engine(model, CPU)
+    engine.prepare(4)
+    expected = engine.run(picture(0)).logits
+    with monkeypatch.context() as broken:
+        broken.setattr(Bucket, "run", failing("Failed to allocate memory for requested buffer of size 512"))
+        with pytest.raises(RuntimeError):
+            engine.run(picture(0))
+    np.testing.assert_array_equal(engine.run(picture(0)).logits, expected)
+    assert not engine.lost
+
+
+def test_a_device_is_given_up_after_two_failed_tries_to_open_it_again(
+    model: Path, monkeypatch: pytest.MonkeyPatch, bucketed: None
+) -> None:
+    engine = Engine(model, CPU)
+    engine.prepare(4)
+    expected = engine.run(picture(0)).logits
+    short = RuntimeError("CUDA failure 2: out of memory")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise short
+
+    with monkeypatch.context() as broken:
+        broken.setattr(onnxruntime, "InferenceSession", refuse)
+        with pytest.raises(EngineFailure, match="out of memory"):
+            engine.reopen()
+    with pytest.raises(EngineFailure, match="try again later"):
+        engine.run(picture(0))  # closed, since the device may not hold the old and the new at once
+    engine.reopen()
+    np.testing.assert_array_equal(engine.run(picture(0)).logits, expected)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    with pytest.raises(EngineFailure) as caught:
+        engine.reopen()
+    assert not isinstance(caught.value, DeviceLost)
+    with pytest.raises(DeviceLost):
+        engine.reopen()

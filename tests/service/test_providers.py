@@ -14,7 +14,7 @@ import service
 from service import providers
 from service.engine import Device, Engine
 from service.errors import CannotStart
-from service.providers import PROVIDERS, Provider
+from service.providers import PROVIDERS, FixedBatches, Provider
 from service.settings import Settings
 from service.wiring import build_registry
 
@@ -40,7 +40,7 @@ def test_a_new_provider_is_one_row(repository: Path, monkeypatch: pytest.MonkeyP
         options=lambda device_id: {},
         batching_pays=True,
         max_batch=lambda macs: 9,
-        io_binding=True,
+        fixed_batches=FixedBatches((1, 4), "cpu", {}),
         one_instance=True,
         remedy="install it",
     )

@@ -1,0 +1,70 @@
+"""The files that the harness looks at: the embedded model as it ships, and exports made once into
+build/cuda-check. By default the embedded model and a small Tiny; with ALL=1 every network in each precision.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from service.repository import FILES, embedded
+
+FOLDER = Path(__file__).parents[2] / "build" / "cuda-check"
+PAPER_SIZE = 224
+SMALL_SIZE = 64  # of a Tiny that is exported in seconds; its graph is that of the large one
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One file. variant: of `paca export`; "embedded": the model that ships. size: of its pictures in
+    pixels."""
+
+    variant: str
+    precision: str
+    size: int = PAPER_SIZE
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant}-{self.size}-{self.precision}"
+
+    @property
+    def model(self) -> Path:
+        """The file, exported on first use; explain.onnx lies beside it."""
+        shipped = embedded() / "imagenette" / "1"
+        if self.variant == "embedded" and self.precision == "fp32":
+            return shipped / FILES["fp32"]
+        path = FOLDER / self.variant / str(self.size) / FILES[self.precision]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                self._export(path, shipped / "model.safetensors")
+        return path
+
+    def _export(self, path: Path, weights: Path) -> None:
+        from export.pipeline import Format, Request, run
+
+        format_ = Format(precision=self.precision)
+        if self.variant == "embedded":
+            run(Request("auto", checkpoint=weights, out=path, format=format_))
+        else:
+            variant = f"pacavit_{self.variant}_p2cconv_100_0"
+            run(Request(variant, image_size=self.size, out=path, format=format_))
+
+
+DEFAULT = (
+    Artifact("embedded", "fp32"),
+    Artifact("tiny", "fp16", SMALL_SIZE),
+)
+EVERY = (
+    *DEFAULT,
+    Artifact("embedded", "fp16"),
+    *(
+        Artifact(variant, precision)
+        for variant in ("tiny", "small", "base")
+        for precision in ("fp32", "fp16")
+    ),
+)
+ARTIFACTS = EVERY if os.environ.get("INERT_CUDA_ALL") else DEFAULT
