@@ -62,7 +62,9 @@ ROWS = (  # in the order in which `auto` tries them
         remedy="run `pip install '.[gpu]'` in the clone, check driver and CUDA libraries, or set "
         "PACA_PROVIDER=cpu",
         smaller=("fp16",),
-        refused={"int8": "it has no 8-bit kernels there and runs in float, between 4 times as many conversions"},
+        refused={
+            "int8": "it has no 8-bit kernels there: it runs in float with 5 times as many kernel launches"
+        },
     ),
     Provider(
         name="cpu",
