@@ -132,7 +132,8 @@ def test_short_memory_costs_a_new_version_not_those_that_serve(
 ) -> None:
     server = inert_server(watch_models=0.3)
     os.kill(server.process.pid, signal.SIGUSR2)
-    shutil.copytree(models / "imagenette" / "1", models / "imagenette" / "2")
+    shutil.copytree(models / "imagenette" / "1", models / "2")
+    (models / "2").rename(models / "imagenette" / "2")  # whole at once: the watcher must see no half file
     failed = within(60, lambda: get(server, "/models")[2]["failed"])
     assert failed
     assert [(version["version"], version["kind"]) for version in failed] == [("2", "engine-failure")]
