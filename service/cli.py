@@ -35,7 +35,7 @@ from .methods import METHODS
 from .options import COLORMAPS, FORMATS, ClassifyOptions, ExplainOptions
 from .precision import choices as precisions
 from .providers import choices
-from .render import RENDERS
+from .render import DEFAULT_FORMAT, RENDERS
 from .results import Classification, ExplainResult, Novelty
 from .version import this_build
 
@@ -217,7 +217,7 @@ def explain(
         bool, typer.Option("--check", help="Also hide what the map shows, and random places, and compare.")
     ] = False,
     colormap: Annotated[str, _one_of(COLORMAPS)] = DEFAULT_COLOUR_MAP,
-    fmt: Annotated[str, typer.Option("--format", help=f"One of: {', '.join(FORMATS)}.")] = "webp",
+    fmt: Annotated[str, typer.Option("--format", help=f"One of: {', '.join(FORMATS)}.")] = DEFAULT_FORMAT,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=1000)] = 5,
     as_json: AsJson = False,
 ) -> None:

@@ -9,6 +9,7 @@ its resolution; `to_pixels` turns them into pixels of the picture it was made fr
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
@@ -20,6 +21,7 @@ Window = tuple[
 ]  # x0, y0, x1, y1 in pixels: where on a picture a map lies; may reach beyond it
 
 
+@lru_cache(maxsize=32)
 def taps(
     cells: int, length: int, start: float = 0.0, stop: float | None = None, *, cubic: bool = False
 ) -> np.ndarray:
@@ -27,7 +29,7 @@ def taps(
 
     The cells cover start..stop of the output axis (default: all of it); a pixel outside gets a row of zeros,
     any other row sums to 1. Beyond the outermost centres the map goes on flat. Linear, or cubic (Catmull-Rom:
-    smoother, passes through the same values, may overshoot).
+    smoother, passes through the same values, may overshoot). Kept, so not to be written to.
     """
     stop = length if stop is None else stop
     middle = np.arange(length) + 0.5
@@ -47,6 +49,7 @@ def taps(
     rows = np.flatnonzero((middle > start) & (middle < stop))
     for offset, weight in enumerate(weights, -1):
         matrix[rows, np.clip(low[rows] + offset, 0, cells - 1)] += weight[rows]
+    matrix.setflags(write=False)
     return matrix
 
 

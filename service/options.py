@@ -15,7 +15,7 @@ from pydantic_core import CoreSchema, core_schema
 from .colours import COLOUR_MAPS, DEFAULT_COLOUR_MAP
 from .errors import BadParameter
 from .methods import METHODS
-from .render import ENCODINGS, RENDERS
+from .render import DEFAULT_FORMAT, ENCODINGS, RENDERS
 
 FORMATS = tuple(ENCODINGS)
 COLORMAPS = tuple(COLOUR_MAPS)
@@ -161,7 +161,7 @@ class ExplainOptions(ClassifyOptions):
         examples=["relative"],
     )
     format: Annotated[str, OneOf(FORMATS)] = Field(
-        "webp", description="File format of the pictures.", examples=["png"]
+        DEFAULT_FORMAT, description="File format of the pictures.", examples=["png"]
     )
     colormap: Annotated[str, OneOf(COLORMAPS)] = Field(
         DEFAULT_COLOUR_MAP, description="Colours of heatmaps.", examples=[COLORMAPS[-1]]
