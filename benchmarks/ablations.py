@@ -24,6 +24,7 @@ from export.paca.model import PaCaViT
 from export.training.checkpoint import save_final
 from export.training.coherence import Coherence
 from export.training.data import read_imagenette
+from export.training.foreign import PACK, read_foreign
 from export.training.loop import Recipe, fit, predict, start
 from export.training.memory import keep_memory
 from export.training.metrics import fit_temperature
@@ -118,7 +119,7 @@ def main() -> None:
     recipe = dataclasses.replace(EMBEDDED, epochs=asked.epochs, sizes=((1.0, 80),), warmup=0.3, ema=0.98)
     kept, _ = tail(read_imagenette(asked.data, 128)[0], 0.1)
     base = base_of(Options(asked.data, asked.out, start_from=SHIPPED), "paca_small_128")
-    material = embedded_material(asked.data, kept, base)
+    material = embedded_material(read_foreign(asked.data / PACK, base.config.image_size).train, kept, base)
     for name in asked.only or ROWS:
         train(name, material, recipe, asked.out)
 

@@ -6,9 +6,10 @@ photos, what its clusters are worth, where its maps point.
     python benchmarks/trust.py CHECKPOINT.safetensors [--save]       once for a released model: the validation
                                                                      pack, the unseen kinds and sources
 
-novelty      statistics from training photos, the trained part of the varied pack and the trained drawings,
-             threshold from the held-out tenth (0.95); AUROC and flag rates on foreign photos that no fit
-             saw, cats and dogs, CIFAR-10 without dogs and trucks, drawings of other generators
+novelty      as `paca export --reference --foreign` puts it into the file, from training photos, the trained
+             part of the varied pack and drawings; threshold from the held-out tenth (0.95). AUROC, FPR95 and
+             flag rates on foreign photos that no fit saw, cats and dogs, CIFAR-10 without dogs and trucks,
+             drawings of other generators
 points lost  on the held-out tenth, with uniform clusters and with those of the next picture
 clusters     arg-max of the last membership (or assignment) against masks of cats and dogs and boxes
 pointing     highest place in a box; GridPG: share of positive relevance in the right quarter of four
@@ -39,21 +40,20 @@ from faithfulness.data import Grid, Picture, grids, located
 from faithfulness.metrics import boxes, energy, points, quarter
 from faithfulness.served import Served
 
-from export import novelty
 from export.checkpoints import load
+from export.novelty import Outputs, auroc
 from export.paca.cost import macs, parameters
-from export.pipeline import Request
+from export.pipeline import Format, Request
 from export.pipeline import run as export
 from export.training.cluster_use import foreign_assignment_accuracy, uniform_assignment_accuracy
 from export.training.data import Pictures, read_cifar10, read_pack, square
-from export.training.drawings import draw, draw_unseen
-from export.training.foreign import read_foreign
+from export.training.drawings import draw_unseen
+from export.training.foreign import PACK, read_foreign
 from export.training.metrics import Scores, log_softmax, score
 from export.training.split import tail
 
 SURE = 0.9
 THRESHOLD = 0.95
-FITTED, DRAWN = 3000, 500  # known and foreign photos each, and drawings, that statistics are fitted on
 MASKED = 100  # photos of each set with masks
 BATCH = 32
 
@@ -66,17 +66,18 @@ class Answers:
     pooled: np.ndarray
 
     @property
-    def pair(self) -> novelty.Outputs:
+    def pair(self) -> Outputs:
         return self.logits, self.pooled
 
 
 class Model:
     """A checkpoint, exported and run by the server's engine."""
 
-    def __init__(self, checkpoint: Path, folder: Path) -> None:
+    def __init__(self, checkpoint: Path, data: Path, folder: Path) -> None:
         self.checkpoint = load(checkpoint)
         path = folder / "model.onnx"
-        export(Request("auto", checkpoint=checkpoint, out=path))
+        packs = Format(reference=data / "imagenette_train_128.npz", foreign=data / PACK)
+        export(Request("auto", checkpoint=checkpoint, out=path, format=packs))
         self.served, self.bytes = Served(path), path.stat().st_size
         self.manifest = self.served.manifest
         self.side = self.manifest.preprocessing.size[0]
@@ -111,18 +112,16 @@ def _batches(images: np.ndarray) -> Iterator[np.ndarray]:
 class Sets:
     """What is measured on. known: sets with labels; the last is where AUROC takes its known pictures."""
 
-    train: Pictures
     held_out: Pictures
     known: dict[str, Pictures]
-    fitted: np.ndarray
     foreign: dict[str, np.ndarray]
     located: list[Picture]
 
 
 def read_sets(data: Path, model: Model, choosing: bool) -> Sets:
     side = model.side
-    train, held_out = tail(read_pack(data / "imagenette_train_128.npz", side), 0.1)
-    varied = read_foreign(data, side)
+    _, held_out = tail(read_pack(data / "imagenette_train_128.npz", side), 0.1)
+    varied = read_foreign(data / PACK, side)
     photos = located(data, model.manifest.preprocessing)
     boxed = Pictures(
         np.stack([p.pixels for p in photos]), np.array([p.label for p in photos]), model.manifest.labels
@@ -138,29 +137,22 @@ def read_sets(data: Path, model: Model, choosing: bool) -> Sets:
     apart = ~np.isin(cifar.labels, [cifar.classes.index(c) for c in ("dog", "truck")])
     foreign["CIFAR-10"] = cifar.images[apart][:600]
     foreign["drawings"] = draw_unseen(300, side)
-    return Sets(train, held_out, known | {"boxed photos": boxed}, varied.train.images, foreign, photos)
+    return Sets(held_out, known | {"boxed photos": boxed}, foreign, photos)
 
 
 def _pets(data: Path) -> list[Path]:
     return sorted((data / "pets_masks" / "images").glob("*.jpg"))
 
 
-def auroc(known: np.ndarray, foreign: np.ndarray) -> float:
-    """How often a foreign picture is more novel than a known one."""
-    values = np.concatenate([known, foreign])
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    n, m = len(known), len(foreign)
-    return float((ranks[n:].sum() - m * (m + 1) / 2) / (n * m))
+def fpr95(known: np.ndarray, foreign: np.ndarray) -> float:
+    """The share of foreign pictures that pass where 95 % of these known ones do (OpenOOD's FPR@95)."""
+    return float((foreign <= np.quantile(known, 0.95)).mean())
 
 
 def knowledge(model: Model, sets: Sets) -> list[Row]:
     """Accuracy, calibration, and novelty of every set."""
-    foreign = np.concatenate([sets.fitted[:FITTED], draw(DRAWN, model.side)])
-    fitted = [model.answer(x) for x in (sets.train.images[:FITTED], foreign)]
-    held_out = model.answer(sets.held_out.images)
-    known = novelty.fit(fitted[0].pair, sets.train.labels[:FITTED], held_out.pair, fitted[1].pair)
-    assert known is not None
+    known = model.served.engine.novelty
+    assert known is not None, "the export was given reference pictures"
     rows: list[Row] = []
     answers = {name: model.answer(p.images) for name, p in sets.known.items()}
     familiar = np.concatenate([known.raw(*a.pair) for a in answers.values()])
@@ -180,6 +172,7 @@ def knowledge(model: Model, sets: Sets) -> list[Row]:
         rows += [
             {"row": f"AUROC, {name}", "value": auroc(familiar, known.raw(*values.pair))},
             {"row": f"AUROC of energy alone, {name}", "value": auroc(energies, _energy(model, values))},
+            {"row": f"FPR95, {name}", "value": fpr95(familiar, known.raw(*values.pair))},
             {"row": f"flagged, {name}", "value": float(flagged.mean())},
             {"row": f"score >= {SURE} and not flagged, {name}", "value": float((sure & ~flagged).mean())},
         ]
@@ -271,7 +264,7 @@ def cost_rows(model: Model) -> list[Row]:
 
 def measure(checkpoint: Path, data: Path, choosing: bool, count: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
-        model = Model(checkpoint, Path(folder))
+        model = Model(checkpoint, data, Path(folder))
         sets = read_sets(data, model, choosing)
         parts: Sequence[list[Row]] = (
             knowledge(model, sets),

@@ -19,6 +19,7 @@ from service.artifact import (
     Preprocessing,
     StageInfo,
 )
+from service.novelty import NOVELTY_KEY, Statistics
 
 from .paca.config import PaCaConfig
 from .paca.model import PaCaViT
@@ -84,6 +85,11 @@ def annotate(proto: onnx.ModelProto, manifest: Manifest, head: Head) -> None:
     """Puts manifest and head into `proto`, replacing earlier ones, and names producer and graph."""
     _write(proto, {MANIFEST_KEY: manifest.to_json(), HEAD_KEY: head.to_text()})
     proto.graph.name = manifest.name
+
+
+def annotate_novelty(proto: onnx.ModelProto, statistics: Statistics) -> None:
+    """Puts what novelty is measured against into `proto`, replacing an earlier one."""
+    _write(proto, {NOVELTY_KEY: statistics.to_text()})
 
 
 def annotate_explain(proto: onnx.ModelProto, manifest: ExplainManifest) -> None:

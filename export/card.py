@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from service.artifact import Manifest, readable
+from service.novelty import Statistics
 
 MARK = "<!-- Written by paca export, which writes it again. Remove this line to keep your own text. -->"
 NOT_STATED = "not stated"
@@ -19,11 +20,13 @@ NOT_STATED = "not stated"
 
 @dataclass(frozen=True)
 class ModelFile:
-    """One model file of a version: its name, its size in bytes and what it says of itself."""
+    """One model file of a version: its name, its size in bytes, what it says of itself, and against what it
+    measures novelty."""
 
     name: str
     size: int
     manifest: Manifest
+    novelty: Statistics | None = None
 
 
 def is_users_own(path: Path) -> bool:
@@ -64,8 +67,31 @@ def card(files: Sequence[ModelFile], trained_on: str | None) -> str:
         _table(("file", "check", "result"), (row for f in files for row in _checks(f))),
         "## What it is worth",
         _table(("data", "figure", "value"), _figures(manifest.accuracy)) if manifest.accuracy else NOT_STATED,
+        "## How often it says that it does not know",
+        *_novelty(files),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _novelty(files: Sequence[ModelFile]) -> list[str]:
+    """What a flag is worth, file by file; docs/novelty.md says what the figures mean."""
+    rows = [
+        (file.name, name.replace("_", " "), value)
+        for file in files
+        if file.novelty
+        for name, value in {
+            "method": file.novelty.method,
+            "held-out pictures": len(file.novelty.sorted_scores),
+            **file.novelty.measured,
+        }.items()
+    ]
+    if not rows:
+        return ["It never does: exported without `--reference`."]
+    return [
+        "At a threshold of 0.95 one known picture in twenty is called novel by design. No detector notices "
+        "everything foreign.",
+        _table(("file", "figure", "value"), rows),
+    ]
 
 
 def _checks(file: ModelFile) -> list[tuple[str, str, Any]]:

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from service.novelty import Statistics
+
 from . import unwrap, weight_files
 from .paca.config import PaCaConfig, variant
 from .paca.model import PaCaViT
@@ -27,7 +29,8 @@ __all__ = ["CheckpointError", "Loaded", "load"]
 @dataclass(frozen=True)
 class Loaded:
     """A network in evaluation mode and float32, and what its file says of it. notes: what was chosen or
-    assumed, for the report. accuracy: measured figures, where the file carries them."""
+    assumed, for the report. accuracy: measured figures, novelty: what training fitted, where the file carries
+    them."""
 
     model: PaCaViT
     labels: tuple[str, ...] | None
@@ -35,6 +38,7 @@ class Loaded:
     sha256: str
     notes: tuple[str, ...]
     accuracy: dict[str, Any] = field(default_factory=dict)
+    novelty: Statistics | None = None
 
 
 def load(path: Path, name: str | None = None, num_classes: int | None = None) -> Loaded:
@@ -71,6 +75,7 @@ def _load(content: weight_files.Content, name: str | None, num_classes: int | No
         content.sha256,
         (*found.notes, *assumed),
         json.loads(metadata.get("paca.training", "{}")).get("metrics", {}),
+        Statistics.from_metadata(metadata, classes, config.stages[-1].dim),
     )
 
 

@@ -47,6 +47,17 @@ def export(
     calibration: Annotated[
         Path | None, typer.Option(help="Folder of pictures, or a .npz pack, for int8.")
     ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            help="Known pictures for novelty: a .npz pack, or a folder with one sub-folder a class, some of "
+            "them held out of training."
+        ),
+    ] = None,
+    foreign: Annotated[
+        Path | None,
+        typer.Option(help="Pictures of none of the classes, folder or pack: novelty is fitted against them."),
+    ] = None,
     explain_from: Annotated[
         int | None,
         typer.Option(
@@ -83,6 +94,8 @@ def export(
         format=Format(
             precision=precision,
             calibration=calibration,
+            reference=reference,
+            foreign=foreign,
             input_kind=input_kind,
             dynamic_size=dynamic_size,
             explain_from=explain_from,

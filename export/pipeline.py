@@ -32,22 +32,26 @@ from service.artifact import (
     golden_picture,
 )
 from service.engine import Device, Engine
+from service.novelty import Statistics
 from service.precision import LEAST_PICTURES
 
-from .annotate import annotate, head, outputs, preprocessing, stages, weights_id
+from .annotate import annotate, annotate_novelty, head, outputs, preprocessing, stages, weights_id
 from .attention_node import OPSET, node_counts
 from .calibration import read_calibration
 from .checkpoints import load
 from .errors import ExportError
 from .gradients import export_gradients
 from .labels import assumed, numbered, read_labels
+from .novelty import FEWEST
 from .paca.config import variant
 from .paca.cost import macs, parameters
 from .paca.model import PaCaViT
-from .pictures import Calibration
+from .pictures import Calibration, DataError
 from .quantise import QuantisationError, to_fp16, to_int8
+from .reference import Reference, of_training, read_reference
 from .release import EXPLAIN, Draft, release
 from .trace import Served, trace
+from .training.split import HELD_OUT, SPLIT
 from .verify import Verification, VerificationError, verify
 
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "paca-serve")
@@ -63,7 +67,8 @@ Say = Callable[[str], None]
 @dataclass(frozen=True)
 class Source:
     """What is exported: a network with its labels and what is known about it. trained_on: what it learned
-    from, in the user's words."""
+    from, in the user's words. novelty: what training fitted. run: the folder of the training, where it wrote
+    down which pictures it held out."""
 
     model: PaCaViT
     name: str
@@ -74,16 +79,21 @@ class Source:
     accuracy: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     trained_on: str | None = None
+    novelty: Statistics | None = None
+    run: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
     """How the files are to be. precision: one of PRECISIONS; calibration: pictures for int8, class folders
-    or a pack. input_kind: one of INPUTS. explain_from: the stage after which explain.onnx takes over, None
-    for `explain_stage`."""
+    or a pack. reference, foreign: known and foreign pictures that novelty is measured against, folders or
+    packs. input_kind: one of INPUTS. explain_from: the stage after which explain.onnx takes over, None for
+    `explain_stage`."""
 
     precision: str = "fp32"
     calibration: Path | None = None
+    reference: Path | None = None
+    foreign: Path | None = None
     input_kind: str = "uint8"
     dynamic_size: bool = False
     with_explain: bool = True
@@ -101,12 +111,16 @@ class Format:
             raise ExportError(
                 "int8 needs --calibration: a folder with pictures like those to come, at least 32"
             )
+        if self.foreign and not self.reference:
+            raise ExportError(
+                "--foreign needs --reference: the known pictures that foreign ones are told from"
+            )
 
 
 @dataclass(frozen=True)
 class ExportReport:
     """What came out. explain: the report of explain.onnx, None where none was written and `explain_missing`
-    says why."""
+    says why. novelty: the statistics in the file."""
 
     path: Path
     manifest: Manifest
@@ -115,6 +129,7 @@ class ExportReport:
     explain: dict[str, Any] | None
     explain_missing: str | None = None
     notes: tuple[str, ...] = ()
+    novelty: Statistics | None = None
 
     def to_dict(self) -> dict[str, Any]:
         m = self.manifest
@@ -133,6 +148,7 @@ class ExportReport:
             "weights_id": m.weights_id,
             **self.verification.to_dict(),
             "explain": self.explain or self.explain_missing,
+            "novelty": self.novelty.facts if self.novelty else None,
             "notes": list(self.notes),
         }
 
@@ -199,6 +215,8 @@ def load_source(request: Request) -> Source:
         accuracy=loaded.accuracy,
         notes=notes,
         trained_on=request.trained_on,
+        novelty=loaded.novelty,
+        run=request.checkpoint.parent,
     )
 
 
@@ -254,6 +272,7 @@ class _Written:
     explain: dict[str, Any] | None
     explain_missing: str | None
     notes: tuple[str, ...]
+    novelty: Statistics | None = None
 
 
 def export_model(
@@ -269,10 +288,12 @@ def export_model(
     format.check()
     check_source(source)
     pictures = _calibration(format, source)
+    reference, remark = _reference(format, source)
     with _writing(out), tempfile.TemporaryDirectory(dir=_folder(out), prefix=".paca-export-") as scratch:
         written = _full_precision(source, Path(scratch), format, say)
         if format.precision != "fp32":
             written = _reduced(written, format.precision, pictures, say)
+        written = _with_novelty(written, reference, say) if reference else written
         say("testing the files as they will be served")
         remarks = release(written.draft, out, source.trained_on)
         return ExportReport(
@@ -282,7 +303,8 @@ def export_model(
             out.stat().st_size,
             written.explain,
             written.explain_missing,
-            (*written.notes, *remarks),
+            (*written.notes, *([remark] if remark else []), *remarks),
+            written.novelty,
         )
 
 
@@ -296,6 +318,45 @@ def _calibration(format: Format, source: Source) -> Calibration:
         return read_calibration(format.calibration, how, source.labels)
     except (OSError, ValueError) as error:
         raise ExportError(f"cannot calibrate: {error}") from None
+
+
+def _reference(format: Format, source: Source) -> tuple[Reference | None, str | None]:
+    """What novelty is measured against, and a remark where training left statistics but no pictures."""
+    how = preprocessing(source.model.config)
+    if format.reference:
+        record = (source.run or format.reference.parent) / SPLIT
+        try:
+            return read_reference(format.reference, format.foreign, how, record), None
+        except DataError as error:
+            raise ExportError(f"cannot use the reference pictures: {error}") from None
+    if not (source.novelty and source.run):
+        return None, None
+    found = of_training(source.novelty, source.run / HELD_OUT, how)
+    gone = (
+        f"no novelty: the training's {HELD_OUT}/ is not beside the checkpoint; name pictures with --reference"
+    )
+    return found, None if found else gone
+
+
+def _with_novelty(written: _Written, reference: Reference, say: Say) -> _Written:
+    """The finished file with its novelty statistics, as this very file answers the reference pictures."""
+    say("scoring the reference pictures")
+    try:
+        found = reference.statistics(Engine(written.draft.model, CPU))
+    except ValueError as error:
+        raise ExportError(f"no novelty can be fitted: {error}") from None
+    count = len(reference.held_out)
+    if found is None:
+        remark = f"no novelty: {count} held-out reference pictures, at least {FEWEST} are needed"
+        return dataclasses.replace(written, notes=(*written.notes, remark))
+    proto = onnx.load(written.draft.model)
+    annotate_novelty(proto, found)
+    onnx.save(proto, written.draft.model)
+    remark = (
+        f"novelty: scores of {count} held-out pictures ({reference.held}); they must be pictures that "
+        "training did not see"
+    )
+    return dataclasses.replace(written, novelty=found, notes=(*written.notes, remark))
 
 
 def _full_precision(source: Source, scratch: Path, format: Format, say: Say) -> _Written:

@@ -60,8 +60,11 @@ def release(draft: Draft, out: Path, trained_on: str | None = None) -> tuple[str
     if is_users_own(readme):
         remarks = (f"{CARD} beside it is not a card of paca export and was left as it is",)
     else:
-        files = [ModelFile(path.name, path.stat().st_size, other.manifest) for path, other in beside.items()]
-        newest = ModelFile(out.name, draft.model.stat().st_size, engine.manifest)
+        files = [
+            ModelFile(path.name, path.stat().st_size, other.manifest, other.novelty)
+            for path, other in beside.items()
+        ]
+        newest = ModelFile(out.name, draft.model.stat().st_size, engine.manifest, engine.novelty)
         text = draft.model.with_name(CARD)
         text.write_text(card([*files, newest], trained_on), encoding="utf-8")
         pairs[text] = readme

@@ -266,7 +266,9 @@ def inspect(
     engine.self_test()
     manifest = json.loads(engine.manifest.to_json())
     if as_json:
-        print(json.dumps({"file": path.name, "sha256": engine.sha256, "self_test": "passed", **manifest}))
+        novelty = {"novelty": engine.novelty.facts if engine.novelty else None}
+        facts = {"file": path.name, "sha256": engine.sha256, "self_test": "passed", **manifest, **novelty}
+        print(json.dumps(facts))
         return
     table = Table(title=escape(path.name), show_header=False)
     shown = (
@@ -308,6 +310,7 @@ def inspect(
         table.add_row(f"output {escape(output['name'])}", escape(f"{output['role']}: {shape}{tolerance}"))
     for kind in ("verification", "accuracy", "tools"):
         table.add_row(kind, escape(readable(manifest[kind])))
+    table.add_row("novelty", escape(readable(engine.novelty.facts if engine.novelty else None)))
     table.add_row("sha256", engine.sha256)
     table.add_row("self-test", "passed")
     Console().print(table)

@@ -19,7 +19,7 @@ from .errors import BadArtifact
 
 NOVELTY_KEY = "paca.novelty"
 THRESHOLD = 0.95  # 1 in 20 known pictures is flagged
-MAX_TEXT = 200_000  # characters of the statistics in a file
+MAX_TEXT = 100_000  # characters of the statistics in a file
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,15 @@ class Statistics:
     def method(self) -> str:
         """What is added to the energy."""
         return "energy and a linear probe" if self.probe is not None else "energy and relative Mahalanobis"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For people: what is added up, how many held-out pictures stand behind it, what it is worth."""
+        return {
+            "method": self.method,
+            "references": len(self.sorted_scores),
+            "measured": dict(self.measured),
+        }
 
     def to_text(self) -> str:
         """As it stands in a model's metadata under NOVELTY_KEY."""
@@ -89,7 +98,9 @@ class Statistics:
         return ((terms - self.scale[0][:, None]) / self.scale[1][:, None]).sum(0)
 
     def term(self, pooled: np.ndarray) -> np.ndarray:
-        """The probe, or the distance to the nearest class less that to all (Ren et al. 2021); (n,)."""
+        """The probe, or the distance to the nearest class less that to all (Ren et al. 2021); (n,) float64:
+        a small difference of large numbers."""
+        pooled = pooled.astype(np.float64)
         if self.probe is not None:
             return pooled @ self.probe[:-1] + self.probe[-1]
         if self.means is None or self.axes is None or self.precision is None:

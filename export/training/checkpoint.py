@@ -2,8 +2,8 @@
 in one .safetensors.
 
 Metadata keys, all text: `paca.config` (JSON of PaCaConfig.to_dict), `paca.labels` (JSON list),
-`paca.temperature`, `paca.training` (JSON: recipe, seed, epochs, metrics). `export.checkpoints` reads it; the
-state of a run under way is `state`'s.
+`paca.temperature`, `paca.training` (JSON: recipe, seed, epochs, metrics), `paca.novelty` (where there are
+statistics). `export.checkpoints` reads it; the state of a run under way is the work of `state`.
 """
 
 from __future__ import annotations
@@ -14,16 +14,23 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from service.novelty import NOVELTY_KEY, Statistics
+
 from ..paca.model import PaCaViT
 
 CONFIG, LABELS, TEMPERATURE, TRAINING = "paca.config", "paca.labels", "paca.temperature", "paca.training"
 
 
 def save_final(
-    model: PaCaViT, path: Path, labels: tuple[str, ...], temperature: float, extra: dict[str, Any]
+    model: PaCaViT,
+    path: Path,
+    labels: tuple[str, ...],
+    temperature: float,
+    extra: dict[str, Any],
+    novelty: Statistics | None = None,
 ) -> None:
     """Writes `model` as float16 (integer buffers as they are) with its metadata; in one step, so that no half
-    file is ever at `path`."""
+    file is ever at `path`. extra: the training's own account."""
     if len(labels) != model.config.num_classes:
         raise ValueError(f"{len(labels)} labels for {model.config.num_classes} classes")
     tensors = {
@@ -35,6 +42,7 @@ def save_final(
         LABELS: json.dumps(labels, ensure_ascii=False),
         TEMPERATURE: repr(float(temperature)),
         TRAINING: json.dumps(extra, ensure_ascii=False),
+        **({NOVELTY_KEY: novelty.to_text()} if novelty else {}),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")

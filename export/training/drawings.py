@@ -11,6 +11,9 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ..pictures import How, prepare_all
+
+FITTED, JUDGED, SIDE = 500, 300, 128  # drawings that novelty is fitted on and judged by, and their side
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 
 
@@ -22,6 +25,13 @@ def draw(count: int, size: int, seed: int = 0) -> np.ndarray:
 def draw_unseen(count: int, size: int, seed: int = 1) -> np.ndarray:
     """As `draw`, from generators that no training sees."""
     return _drawn(UNSEEN, count, size, seed)
+
+
+def drawings(how: How, unseen: bool = False) -> np.ndarray:
+    """(n, H, W, 3) uint8 as the network takes them: those that novelty is fitted on, or, `unseen`, those that
+    it is judged by."""
+    made = draw_unseen(JUDGED, SIDE) if unseen else draw(FITTED, SIDE)
+    return prepare_all(list(made), how)[0]
 
 
 def _drawn(kinds: tuple[Draw, ...], count: int, size: int, seed: int) -> np.ndarray:

@@ -210,10 +210,22 @@ def predict(model: PaCaViT, pictures: Pictures, batch: int = 128) -> Tensor:
     )
 
 
-@torch.no_grad()
+def answers(model: PaCaViT, images: np.ndarray, batch: int = 128) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 (n, H, W, 3) → logits (n, K) and pooled tokens (n, C), what novelty is measured on."""
+    found = [pooled_batch(model, images[i : i + batch]) for i in range(0, len(images), batch)]
+    logits, pooled = (torch.cat(values).numpy() for values in zip(*found, strict=True))
+    return logits, pooled
+
+
 def predict_batch(model: PaCaViT, images: np.ndarray) -> Tensor:
     """uint8 (B, H, W, 3) → logits (B, K) in float32 on the CPU; stretched to the config's size, in evaluation
     mode."""
+    return pooled_batch(model, images)[0]
+
+
+@torch.no_grad()
+def pooled_batch(model: PaCaViT, images: np.ndarray) -> tuple[Tensor, Tensor]:
+    """As `predict_batch`, with what the head sees: the mean of the last tokens, (B, C)."""
     model.eval()
     device = next(model.parameters()).device
     mean, std = (torch.tensor(v, device=device) for v in (model.config.mean, model.config.std))
@@ -222,4 +234,5 @@ def predict_batch(model: PaCaViT, images: np.ndarray) -> Tensor:
     if x.shape[-2:] != (side, side):
         x = F.interpolate(x, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-        return model(x).float().cpu()
+        tokens = model.features(x).tokens[-1]
+        return model.classify(tokens).float().cpu(), tokens.mean(1).float().cpu()

@@ -22,7 +22,7 @@ from ..paca.model import PaCaViT
 from .augment import Augmentation
 from .data import DataError, Pictures, read_cifar10, read_imagenette
 from .drawings import draw
-from .foreign import read_foreign
+from .foreign import PACK, Foreign, read_foreign
 from .loop import Recipe, usual
 from .object_free import object_free
 from .objective import Objective
@@ -47,8 +47,9 @@ class Options:
 @dataclass(frozen=True)
 class Plan:
     """A training that is ready to start. held_out: for selection, temperature and int8 calibration. tests:
-    scored once, at the end. weights: what to start from. objective: where classes are not all. notes: what
-    the user should know of the data. record: the split to write down, where it was made here."""
+    scored once, at the end. weights: what to start from. objective: where classes are not all. foreign:
+    pictures of none of the classes, for novelty. notes: what the user should know of the data. record: the
+    split to write down, where it was made here."""
 
     config: PaCaConfig
     recipe: Recipe
@@ -59,6 +60,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     record: dict[str, Any] | None = None
     objective: Callable[[PaCaViT], Objective] | None = None
+    foreign: Foreign | None = None
 
 
 def imagenette(options: Options) -> Plan:
@@ -106,18 +108,19 @@ def embedded(options: Options) -> Plan:
     train, validation = read_imagenette(options.data, config.image_size)
     kept, held_out = tail(train, 0.1)
     recipe = dataclasses.replace(EMBEDDED, epochs=options.epochs or EMBEDDED.epochs, seed=options.seed)
-    material = embedded_material(options.data, kept, base)
+    foreign = read_foreign(options.data / PACK, config.image_size)
+    material = embedded_material(foreign.train, kept, base)
     return dataclasses.replace(
         _plan(dataclasses.replace(base, config=config), recipe, kept, held_out, {"validation": validation}),
         objective=lambda model: open_world(material, recipe, model),
+        foreign=foreign,
     )
 
 
-def embedded_material(data: Path, kept: Pictures, base: Base) -> Material:
+def embedded_material(foreign: Pictures, kept: Pictures, base: Base) -> Material:
     """What the embedded model learns from: known photos, foreign ones, drawings, photos without their
     object, and the teacher's answers, which a cache keeps."""
     side = base.config.image_size
-    foreign = read_foreign(data, side).train
     plain = [draw(DRAWINGS, side)]
     if base.weights and base.labels == kept.classes:
         model = PaCaViT(base.config)

@@ -2,41 +2,47 @@
 arguments and calls it.
 
 After training: the best weights, their temperature on the held-out pictures, one scoring of the test
-pictures, the final file, pictures for int8 calibration, what to think of the result, and the line that
-exports it all.
+pictures, novelty statistics, the final file, held-out pictures for calibration and novelty, what to think of
+the result, and the line that exports it all.
 """
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
 
 from service.files import write_json
 from service.folders import summary
+from service.novelty import Statistics
 
+from ..novelty import FEWEST, evenly, fit, worth
 from ..paca.cost import parameters
 from ..paca.model import PaCaViT
 from .checkpoint import save_final
 from .data import Pictures
+from .drawings import drawings
 from .evaluate_torch import cluster_report
-from .loop import fit, predict, start, torch_device
+from .loop import answers, predict, start, torch_device
+from .loop import fit as train
 from .memory import keep_memory
 from .metrics import Scores, fit_temperature, score
 from .progress import showing
 from .recipes import Options, Plan, plan
 from .report import cluster_rows, print_scores, write_report
-from .split import SPLIT
+from .split import HELD_OUT, SPLIT
 from .state import LAST, best_weights, check_data
 from .verdict import interval, judge
 
-CALIBRATION = 200  # held-out pictures written out for int8 calibration
+KEPT = 1000  # held-out pictures written out, at most
 
 
 def run(
@@ -71,13 +77,13 @@ def run(
     if ready.record:
         write_json(out / SPLIT, ready.record)
     state = start(ready.config, ready.recipe, where, ready.weights, ready.objective)
-    fit(state, ready.recipe, ready.train, ready.held_out, out, track, say)
+    train(state, ready.recipe, ready.train, ready.held_out, out, track, say)
     return finalise(recipe, ready, out, console, where)
 
 
 def finalise(recipe: str, ready: Plan, out: Path, console: Console, device: torch.device) -> Path:
-    """The best weights of the run in `out` → model.safetensors, evaluation.json, confusion.png and
-    calibration/ beside it. May be called again."""
+    """The best weights of the run in `out` → model.safetensors, evaluation.json, confusion.png and held_out/
+    beside it. May be called again."""
     _, say = showing(console)
     config, weights, epoch = best_weights(out)
     model = PaCaViT(config)
@@ -93,8 +99,9 @@ def finalise(recipe: str, ready: Plan, out: Path, console: Console, device: torc
     main = next((name for name in scores if name != "held_out"), "held_out")
     account = _account(recipe, ready, out, epoch, scores, cluster_report(model, ready.held_out))
     final = out / "model.safetensors"
-    save_final(model, final, ready.train.classes, temperature, account)
-    write_calibration(ready.held_out, out / "calibration")
+    novelty = novelty_of(model, ready)
+    save_final(model, final, ready.train.classes, temperature, account, novelty)
+    write_held_out(ready.held_out, out / HELD_OUT)
     verdict = judge(scores[main], improving=epoch == account["epochs"])
     values = {
         "training": account,
@@ -108,8 +115,9 @@ def finalise(recipe: str, ready: Plan, out: Path, console: Console, device: torc
     )
     say(
         f"written: {final}, evaluation.json, confusion.png; held-out pictures for --calibration: "
-        f"{out / 'calibration'}"
+        f"{out / HELD_OUT}"
     )
+    say(_on_novelty(novelty, len(ready.held_out)))
     for line in verdict.lines:
         say(line)
     say("export and serve it:" if verdict.worth_serving else "not worth serving; to try it all the same:")
@@ -119,11 +127,44 @@ def finalise(recipe: str, ready: Plan, out: Path, console: Console, device: torc
     return final
 
 
-def write_calibration(pictures: Pictures, folder: Path) -> None:
-    """The first held-out pictures as PNG files, what `paca export --precision int8 --calibration` wants."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for i, image in enumerate(pictures.images[:CALIBRATION]):
-        Image.fromarray(image).save(folder / f"{i:04d}.png")
+def novelty_of(model: PaCaViT, ready: Plan) -> Statistics | None:
+    """Statistics of novelty from training pictures, held-out ones and, where the recipe has any, foreign
+    ones; None where too few are held out."""
+    side = model.config.image_size
+    known, held_out = (answers(model, p.take(evenly(len(p))).images) for p in (ready.train, ready.held_out))
+    foreign, unseen = None, None
+    if ready.foreign:
+        photos, others = (p.take(evenly(len(p))).images for p in (ready.foreign.train, ready.foreign.unseen))
+        foreign = answers(model, np.concatenate([photos, drawings(side)]))
+        unseen = answers(model, others)
+    found = fit(known, held_out, foreign)
+    if found is None:
+        return None
+    return replace(
+        found, measured=worth(found, held_out, answers(model, drawings(side, unseen=True)), unseen)
+    )
+
+
+def write_held_out(pictures: Pictures, folder: Path) -> None:
+    """Up to KEPT held-out pictures as PNG files, one sub-folder a class: `paca export` calibrates int8 on
+    them and measures novelty against them."""
+    for row in np.linspace(0, len(pictures), min(len(pictures), KEPT), endpoint=False).astype(int):
+        name = pictures.classes[pictures.labels[row]].replace("/", "_")
+        place = folder / os.fsdecode(name.encode())  # UTF-8 under every locale
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pictures.images[row]).save(place / f"{row:05d}.png")
+
+
+def _on_novelty(found: Statistics | None, held_out: int) -> str:
+    if found is None:
+        return (
+            f"it will not say that a picture is novel: that takes {FEWEST} held-out pictures, there are "
+            f"{held_out}"
+        )
+    caught = found.measured.get("flagged_foreign")
+    of = "drawings" if caught is None else "foreign pictures of unseen kinds"
+    share = found.measured["flagged_drawings"] if caught is None else caught
+    return f"novelty: 1 in 20 known pictures is called novel, and {100 * share:.0f} % of {of}"
 
 
 def _what(recipe: str, ready: Plan, seconds: float) -> str:

@@ -21,6 +21,7 @@ from ..pictures import How, fingerprints
 from .data import DataError, Pictures, read_folder
 
 SPLIT = "split.json"  # in the folder of a run
+HELD_OUT = "held_out"  # there too: class folders of held-out pictures, for calibration and novelty
 SHOWN = 3  # examples in a remark
 UNEQUAL = 20  # times as many pictures as the rarest class has: said
 

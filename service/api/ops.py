@@ -96,8 +96,10 @@ class NoveltyInfo(BaseModel):
     method: str = Field(description="What is added up.", examples=["energy and a linear probe"])
     references: int = Field(description="Held-out known pictures that it is compared with.", examples=[909])
     measured: dict[str, float] = Field(
-        description="What was measured, e.g. the share of foreign pictures that is flagged.",
-        examples=[{"flagged_foreign": 0.45, "kept_known": 0.95}],
+        description="What was measured at a threshold of 0.95: `flagged_foreign`, the share of "
+        "`foreign_pictures` of kinds that no fit saw that is called novel (the catch rate), and "
+        "`auroc_foreign`; `flagged_drawings`, the same of drawn textures, plain colours and screens.",
+        examples=[{"flagged_foreign": 0.45, "auroc_foreign": 0.89, "foreign_pictures": 2000}],
     )
 
 
@@ -235,9 +237,5 @@ def describe(status: ModelStatus, default: str | None) -> ModelInfo:
         parameters=m.parameters,
         labels=list(m.labels),
         accuracy=m.accuracy,
-        novelty=None
-        if novelty is None
-        else NoveltyInfo(
-            method=novelty.method, references=len(novelty.sorted_scores), measured=dict(novelty.measured)
-        ),
+        novelty=None if novelty is None else NoveltyInfo(**novelty.facts),
     )

@@ -31,13 +31,22 @@ def requests(tiny_repository: Path, monkeypatch: pytest.MonkeyPatch) -> list[Req
 
 
 def test_machines_get_one_line_of_json(requests: list[Request], capsys: pytest.CaptureFixture[str]) -> None:
-    cli.export("paca_small_128", out=Path("m.onnx"), precision="fp16", trained_on="leaves")
+    known, foreign = Path("known"), Path("foreign.npz")
+    cli.export(
+        "paca_small_128",
+        out=Path("m.onnx"),
+        precision="fp16",
+        trained_on="leaves",
+        reference=known,
+        foreign=foreign,
+    )
     shown = capsys.readouterr()
     assert json.loads(shown.out)["name"] == "tiny"
     assert shown.err == ""
     (request,) = requests
     assert (request.variant, request.out, request.trained_on) == ("paca_small_128", Path("m.onnx"), "leaves")
     assert request.format.precision == "fp16"
+    assert (request.format.reference, request.format.foreign) == (known, foreign)
 
 
 @pytest.mark.usefixtures("requests")

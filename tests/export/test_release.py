@@ -182,7 +182,8 @@ def test_the_card_says_what_is_known_and_what_nobody_said(made: Path) -> None:
     ):
         assert text in first, text
     assert "| trained on | not stated |" in second
-    assert second.rstrip().endswith("## What it is worth\n\nnot stated")
+    assert "## What it is worth\n\nnot stated" in second
+    assert second.rstrip().endswith("It never does: exported without `--reference`.")
 
 
 def test_a_card_of_the_users_own_stays(versions: Path) -> None:

@@ -40,6 +40,28 @@ def test_the_choice_never_changes() -> None:
     assert sorted(set(labels[part == CHOICE].tolist())) == [11, 14, 22, 80, 87]
 
 
+def test_of_one_source_nothing_is_kept_back_whole() -> None:
+    labels, _ = labels_and_sources()
+    part = parts(labels[:600], np.full(600, "one"), 100)
+    assert set(part) == {TRAIN, CHOICE, UNSEEN}
+
+
+def test_a_folder_has_a_sub_folder_a_kind_and_of_few_kinds_every_picture_is_one(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        kind = tmp_path / f"kind {i % 20}"
+        kind.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(kind / f"{i}.png")
+    found = read_foreign(tmp_path, 8)
+    assert (len(found.train), len(found.choice), len(found.unseen)) == (45, 3, 12)
+    assert not set(found.train.labels) & set(found.unseen.labels)
+    assert len(read_foreign(tmp_path, 8, most=10).train) == 10
+    flat = tmp_path / "kind 0"
+    assert [len(p) for p in vars(read_foreign(flat, 8)).values()] == [2, 0, 1]
+    with pytest.raises(DataError, match="holds no readable picture"):
+        read_foreign(tmp_path / "absent", 8)
+
+
 def test_a_pack_is_read_in_three_parts(tmp_path: Path) -> None:
     rng, files = np.random.default_rng(0), []
     for _ in range(60):
@@ -52,9 +74,7 @@ def test_a_pack_is_read_in_three_parts(tmp_path: Path) -> None:
         "label": np.arange(60) % 20,
         "classes": np.array([f"kind {i}" for i in range(20)]),
     }
-    np.savez(tmp_path / PACK, **kinds)
-    with pytest.raises(DataError, match="does not say the source"):
-        read_foreign(tmp_path, 8)
-    np.savez(tmp_path / PACK, **kinds, source=np.repeat("one", 60))
-    found = read_foreign(tmp_path, 8)
-    assert (len(found.train), len(found.choice), len(found.unseen)) == (45, 3, 12)
+    for pack in (kinds, {**kinds, "source": np.repeat("one", 60)}):
+        np.savez(tmp_path / PACK, **pack)
+        found = read_foreign(tmp_path / PACK, 8)
+        assert (len(found.train), len(found.choice), len(found.unseen)) == (45, 3, 12)

@@ -12,13 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 
 from export.checkpoints import load
+from export.pipeline import Format, Request
+from export.pipeline import run as export
 from export.training.data import DataError
 from export.training.run import run
+from service.engine import Device, Engine
 
 COLOURS = ("blue", "green", "red")  # of class_folder
 
@@ -48,8 +52,38 @@ def test_a_folder_becomes_a_model_and_the_line_that_exports_it(
         info = json.loads(file.metadata()["paca.training"])
     assert (info["recipe"], info["epochs"], info["seed"]) == ("folder", 3, 1)
     assert set(info["metrics"]) == {"held_out"}
-    assert len(list((out / "calibration").glob("*.png"))) == 12
+    assert sorted(p.name for p in (out / "held_out").iterdir()) == ["blue", "green", "red"]
+    assert len(list((out / "held_out").glob("*/*.png"))) == 12
+    assert loaded.novelty is None
+    assert "that takes 50 held-out pictures, there are 12" in text
     assert {"split.json", "log.jsonl", "evaluation.json", "confusion.png"} <= {p.name for p in out.iterdir()}
+
+
+def test_novelty_is_fitted_in_training_and_scored_by_each_exported_file(
+    class_folder: Callable[[int], Path], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    final = train(class_folder(100), tmp_path / "run", tiny_checkpoint, epochs=2)
+    fitted = load(final).novelty
+    assert fitted is not None
+    assert set(fitted.measured) == {"flagged_drawings"}
+    scores = {}
+    for precision in ("fp32", "fp16"):
+        out = tmp_path / f"model.{precision}.onnx"
+        request = Request("auto", checkpoint=final, out=out, format=Format(precision=precision))
+        report = export(request)
+        assert any("60 held-out pictures (the pictures in held_out/)" in note for note in report.notes)
+        served = Engine(out, Device("cpu")).novelty
+        assert served is not None
+        assert served.axes is not None
+        assert fitted.axes is not None
+        assert np.array_equal(served.axes, fitted.axes)
+        scores[precision] = served.sorted_scores
+    np.testing.assert_allclose(scores["fp32"], fitted.sorted_scores, atol=1e-3)
+    assert not np.array_equal(scores["fp32"], scores["fp16"])
+    shutil.rmtree(tmp_path / "run" / "held_out")
+    report = export(Request("auto", checkpoint=final, out=tmp_path / "moved.onnx"))
+    assert report.novelty is None
+    assert "no novelty: the training's held_out/ is not beside the checkpoint" in " ".join(report.notes)
 
 
 def test_a_finished_run_only_finalises_again(
