@@ -65,7 +65,7 @@ def test_the_curl_lines_answer(server: str, jpeg: bytes, tmp_path: Path) -> None
     ]
     assert [a.returncode for a in answers] == [0, 0, 0], [a.stdout[-500:] + a.stderr for a in answers]
     assert len(json.loads(answers[0].stdout)["predictions"]) == 5
-    assert json.loads(answers[1].stdout)["explanations"][0]["images"]["overlay"]["mime"] == "image/jpeg"
+    assert json.loads(answers[1].stdout)["explanations"][0]["images"]["overlay"]["mime"] == "image/webp"
     assert (tmp_path / "overlay.webp").read_bytes()[8:12] == b"WEBP"
 
 

@@ -155,7 +155,7 @@ def test_a_browser_gets_a_page_that_needs_nothing_else(client, jpeg):
     )
     assert answer.headers["content-type"].startswith("text/html")
     assert answer.text.lstrip().lower().startswith("<!doctype html>")
-    assert "data:image/jpeg;base64," in answer.text
+    assert "data:image/webp;base64," in answer.text
     assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
