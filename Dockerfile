@@ -42,7 +42,7 @@ CMD ["paca", "serve"]
 
 FROM runtime AS cuda
 # The driver comes from the host through NVIDIA's container toolkit; CUDA and cuDNN come with the wheels.
-ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility PACA_PRECISION=fp32
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=build-cuda /opt/paca /opt/paca
 COPY --from=build-cuda --chown=10001:10001 /models /models
 

@@ -174,6 +174,11 @@ class Settings(ModelSettings, BaseSettings):
         description="Server processes, each with its own model. More than one pays when decoding is the "
         "bottleneck.",
     )
+    devices: Annotated[tuple[int, ...], NoDecode] = Field(
+        (),
+        description="GPU numbers for several workers, comma separated: each worker takes the next. Default: "
+        "PACA_DEVICE_ID for all.",
+    )
     api_keys: Path | None = Field(
         None, description="File with one API key a line; without it the server is open."
     )
@@ -217,6 +222,17 @@ class Settings(ModelSettings, BaseSettings):
             raise ValueError("a prefix is a path such as /vision, without a host, a query or spaces")
         return f"/{path}" if path else ""
 
+    @field_validator("devices", mode="before")
+    @classmethod
+    def _numbers(cls, value: object) -> object:
+        """GPU numbers as a comma separated text."""
+        if not isinstance(value, str):
+            return value
+        numbers = [part.strip() for part in value.split(",") if part.strip()]
+        if not all(number.isdecimal() for number in numbers):
+            raise ValueError("these are numbers of GPUs, e.g. 0,1")
+        return tuple(map(int, numbers))
+
     @field_validator("cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -234,6 +250,12 @@ class Settings(ModelSettings, BaseSettings):
     @classmethod
     def _origins(cls, value: list[str]) -> list[str]:
         return [_origin(text) for text in value]
+
+    def for_worker(self, place: int) -> Settings:
+        """These settings for the worker of that place, from 0: with the GPU that is its own."""
+        if not self.devices:
+            return self
+        return self.model_copy(update={"device_id": self.devices[place % len(self.devices)]})
 
     def for_model(self, own: ModelSettings) -> Settings:
         """These settings with those that a model has for itself."""

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 
 from prometheus_client.multiprocess import mark_process_dead
@@ -32,16 +33,25 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 10.0  # before replacing a wor
 RETRY_SECONDS = 1.0  # before another try where the system could not start a process
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a worker belongs. number: from 0. pause: seconds before it is filled."""
+
+    number: int
+    pause: float = 0.0
+
+
 class Worker:
     """One process. ready: whether it ever was; failure: why it could not start; reload: whether SIGHUP is to
     be passed on once it is ready."""
 
-    def __init__(self, settings: Settings, sock: socket.socket, pause: float) -> None:
+    def __init__(self, settings: Settings, sock: socket.socket, place: Place) -> None:
         """Starts it; OSError where the system allows no further process or pipe."""
         context = multiprocessing.get_context("spawn")
-        self.ready, self.failure, self.reload, self.pause = False, "", False, pause
+        self.ready, self.failure, self.reload, self.place = False, "", False, place
         self.channel, theirs = context.Pipe(duplex=False)
-        self.process = context.Process(target=work, args=(settings, sock, theirs, pause), name="paca-worker")
+        arguments = (settings.for_worker(place.number), sock, theirs, place.pause)
+        self.process = context.Process(target=work, args=arguments, name="paca-worker")
         try:
             self.process.start()
         except BaseException:
@@ -75,7 +85,7 @@ class Team:
         self.workers: list[Worker] = []
         self.ready = False
         self._settings, self._sock, self._folder = settings, sock, folder
-        self._empty = [0.0] * settings.workers  # for each empty place the pause of the worker that fills it
+        self._empty = [Place(number) for number in reversed(range(settings.workers))]
 
     def fill(self) -> None:
         """Starts a worker for every empty place. Where that fails before any was ready: CannotStart."""
@@ -117,8 +127,8 @@ class Team:
             worker.process.close()
             if worker.failure and not self.ready:
                 raise CannotStart(worker.failure)
-            longer = min(LONGEST_PAUSE_SECONDS, max(FIRST_PAUSE_SECONDS, 2 * worker.pause))
-            self._empty.append(0.0 if worker.ready else longer)
+            longer = min(LONGEST_PAUSE_SECONDS, max(FIRST_PAUSE_SECONDS, 2 * worker.place.pause))
+            self._empty.append(Place(worker.place.number, 0.0 if worker.ready else longer))
 
     def close(self) -> None:
         """Stops every worker; none is left afterwards."""

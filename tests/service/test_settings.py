@@ -11,7 +11,7 @@ from service import cgroup
 from service.errors import BadArtifact
 from service.settings import ModelSettings, Settings, cores, misspelt
 
-CONTRACT = """HOST, PORT, MODELS, DEFAULT_MODEL, PROVIDER, DEVICE_ID, PRECISION, INSTANCES,
+CONTRACT = """HOST, PORT, MODELS, DEFAULT_MODEL, PROVIDER, DEVICE_ID, DEVICES, PRECISION, INSTANCES,
 THREADS, MAX_BATCH, MAX_WAIT_MS, QUEUE_SIZE, DEADLINE_MS,
 MAX_BODY_MB, MAX_PIXELS, MAX_IMAGES, NOVELTY_THRESHOLD,
 ANSWER_LOG, ROOT_PATH, WORKERS, GRPC_PORT, API_KEYS, CORS_ORIGINS,
@@ -181,3 +181,13 @@ def test_the_documented_settings_are_all_there_are() -> None:
     text = (Path(__file__).parents[2] / "docs/operations.md").read_text("utf-8")
     documented = re.findall(r"^\| `PACA_(\w+)` \|", text, re.M)
     assert sorted(documented) == sorted(name.upper() for name in Settings.model_fields)
+
+
+def test_several_workers_share_the_gpus_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PACA_DEVICES", "2, 3")
+    settings = Settings(workers=3)
+    assert [settings.for_worker(place).device_id for place in range(3)] == [2, 3, 2]
+    assert Settings(devices=()).for_worker(1).device_id == 0
+    monkeypatch.setenv("PACA_DEVICES", "all")
+    with pytest.raises(ValidationError, match="numbers of GPUs"):
+        Settings()

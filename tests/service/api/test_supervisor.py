@@ -98,3 +98,34 @@ def test_a_reload_waits_for_a_worker_that_still_loads(tiny_repository: Path, soc
         team.close()
         os.close(reading)
         os.close(writing)
+
+
+def test_each_worker_gets_the_next_device_and_its_successor_the_same(
+    sock: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+
+    class Started:
+        def __init__(self, target: object, args: tuple, name: str) -> None:
+            given.append(args[0].device_id)
+            self.pid, self.exitcode, self.sentinel = 0, 69, 0
+
+        def start(self) -> None: ...
+        def is_alive(self) -> bool:
+            return False
+
+        def join(self) -> None: ...
+        def close(self) -> None: ...
+
+    class Context:
+        Pipe, Process = staticmethod(supervisor.multiprocessing.Pipe), Started
+
+    monkeypatch.setattr(supervisor.multiprocessing, "get_context", lambda method: Context)
+    settings = Settings(workers=3, devices="1,2", models=tmp_path)  # type: ignore[arg-type]
+    team = supervisor.Team(settings, sock, str(tmp_path))
+    team.fill()
+    assert given == [1, 2, 1]
+    team.workers[:] = team.workers[1:2]
+    team.bury()
+    team.fill()
+    assert given == [1, 2, 1, 2]
