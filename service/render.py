@@ -21,9 +21,9 @@ from .colours import CLUSTERS, COLOUR_MAPS, DEFAULT_COLOUR_MAP, DIVERGING
 from .geometry import Window, product, taps
 from .results import Heatmap, Picture
 
-# What is passed to Pillow per format: speed first. JPEG is closer to the pixels than the fastest WebP and takes
-# a seventh of its time, for a quarter more bytes (docs/performance.md has the figures); WebP stays the default
-# because clients were promised it.
+# What is passed to Pillow per format: speed first. JPEG is closer to the pixels than the fastest WebP and
+# takes a seventh of its time, for a quarter more bytes (docs/performance.md has the figures). WebP stays the
+# default because clients were promised it.
 ENCODINGS: dict[str, dict[str, int]] = {
     "webp": {"quality": 75, "method": 0},
     "png": {"compress_level": 1},

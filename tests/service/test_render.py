@@ -236,7 +236,7 @@ class TestRenders:
         heat = Heatmap(np.eye(2, dtype=np.float32), signed=False, units="relative")
         draw = RENDERS[name].draw
         assert draw is not None
-        drawn = draw(canvas, Layers(heat, np.eye(2, dtype=bool), np.eye(2, dtype=int)))
+        drawn = draw(canvas, Layers(heat, np.eye(2, dtype=bool), np.eye(2, dtype=int), np.eye(2, dtype=int)))
         assert drawn is not None
         assert (drawn.width, drawn.height) == (8, 8)
         assert draw(canvas, Layers()) is None
