@@ -45,6 +45,9 @@ def machine() -> dict[str, object]:
 
 
 def _version(name: str) -> str | None:
+    """Of the module that runs; its package may be called otherwise, as onnxruntime-gpu's is."""
+    if name in sys.modules:
+        return str(getattr(sys.modules[name], "__version__", None))
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

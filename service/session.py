@@ -195,7 +195,7 @@ class Session:
             self._probe(fixed)
             self._opened = Opened()  # the device may not hold the old and the new at once
         if fixed and self._sizes:
-            self._opened = Opened(buckets=_open_buckets(data, self._path.name, device, fixed, self._sizes))
+            self._opened = Opened(buckets=open_buckets(data, self._path.name, device, fixed, self._sizes))
         else:
             self._opened = Opened(plain=open_session(data, self._path.name, device)[0])
 
@@ -268,13 +268,13 @@ def open_session(data: bytes, name: str, device: Device) -> tuple[Any, Provider]
     built_in = [PROVIDERS[provider] for provider in usable(device.provider)]
     for row in built_in[:-1]:
         try:
-            return _open_on(row, data, name, device), row
+            return open_on(row, data, name, device), row
         except ProviderUnavailable as error:
             log.warning("%s; trying the next provider", error)
-    return _open_on(built_in[-1], data, name, device), built_in[-1]
+    return open_on(built_in[-1], data, name, device), built_in[-1]
 
 
-def _open_on(
+def open_on(
     row: Provider, data: bytes, name: str, device: Device, further: Mapping[str, str] | None = None
 ) -> Any:
     """ProviderUnavailable where the device is not usable at all; EngineFailure where its memory is short.
@@ -307,17 +307,18 @@ def _open_on(
     return session
 
 
-def _open_buckets(
+def open_buckets(
     data: bytes, name: str, device: Device, fixed: FixedBatches, sizes: Sequence[int]
 ) -> Buckets:
+    """A session of its own for each size, captured and warm. To be called in the thread that runs them."""
     row = PROVIDERS[device.provider]
 
     def open_one() -> Any:
         try:
-            return _open_on(row, data, name, device, fixed.options)
+            return open_on(row, data, name, device, fixed.options)
         except BadArtifact as error:  # ONNX Runtime refuses to capture graphs with some nodes
             log.warning("%s runs on %s without captured graphs: %s", name, row.name, error)
-            return _open_on(row, data, name, device)
+            return open_on(row, data, name, device)
 
     return Buckets([Bucket(open_one(), size, fixed.memory, device.device_id) for size in sizes])
 

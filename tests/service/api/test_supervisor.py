@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import signal
 import socket
@@ -118,10 +119,10 @@ def test_each_worker_gets_the_next_device_and_its_successor_the_same(
         def close(self) -> None: ...
 
     class Context:
-        Pipe, Process = staticmethod(supervisor.multiprocessing.Pipe), Started
+        Pipe, Process = staticmethod(multiprocessing.Pipe), Started
 
-    monkeypatch.setattr(supervisor.multiprocessing, "get_context", lambda method: Context)
-    settings = Settings(workers=3, devices="1,2", models=tmp_path)  # type: ignore[arg-type]
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: Context)
+    settings = Settings(workers=3, devices=(1, 2), models=tmp_path)
     team = supervisor.Team(settings, sock, str(tmp_path))
     team.fill()
     assert given == [1, 2, 1]
