@@ -81,9 +81,10 @@ def outputs(
     )
 
 
-def annotate(proto: onnx.ModelProto, manifest: Manifest, head: Head) -> None:
-    """Puts manifest and head into `proto`, replacing earlier ones, and names producer and graph."""
-    _write(proto, {MANIFEST_KEY: manifest.to_json(), HEAD_KEY: head.to_text()})
+def annotate(proto: onnx.ModelProto, manifest: Manifest, head: Head | None) -> None:
+    """Puts manifest and head into `proto`, replacing earlier ones, and names producer and graph. head: None
+    where it is not linear."""
+    _write(proto, {MANIFEST_KEY: manifest.to_json(), **({HEAD_KEY: head.to_text()} if head else {})})
     proto.graph.name = manifest.name
 
 

@@ -502,7 +502,7 @@ def _folder(out: Path) -> Path:
     return out.parent
 
 
-def _save(proto: onnx.ModelProto, manifest: Manifest, head_weights: Head, path: Path) -> None:
+def _save(proto: onnx.ModelProto, manifest: Manifest, head_weights: Head | None, path: Path) -> None:
     annotate(proto, manifest, head_weights)
     onnx.save(proto, path)
 

@@ -31,6 +31,7 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 INPUTS = ("uint8", "float32")
 PRECISIONS = ("fp32", "fp16", "int8")
 TASKS = ("classification", "segmentation")
+LINEAR, FIRST_ORDER, NO_HEAD = HEADS = ("linear", "first_order", "none")
 ROLES = ("logits", "tokens", "assignment", "membership", "features")
 CHANNELS = 3  # of the pictures that are served: RGB
 SAMPLES = 64  # numbers of a golden map, at most
@@ -142,7 +143,9 @@ class Manifest:
     weights_id: a hash of the float weights, the same in all files of a version; None in schema 1.
     temperature: logits are divided by it before the softmax (1 = uncalibrated). verification: what the
     exporter checked, as name → measured value. accuracy: measured figures of this model, if known. gates: of
-    a file of smaller numbers that was judged on labelled pictures."""
+    a file of smaller numbers that was judged on labelled pictures. head: how the logits come from the tokens;
+    "linear": their mean times `Head`; "first_order": by more than that, explain.onnx has the contributions;
+    "none": not from tokens."""
 
     name: str
     variant: str
@@ -169,7 +172,12 @@ class Manifest:
     channels: int = CHANNELS
     weights_id: str | None = None
     gates: Gates | None = None
+    head: Annotated[str, _one_of(HEADS)] = LINEAR
     schema: int = SCHEMA
+
+    @property
+    def has_tokens(self) -> bool:
+        return self.head != NO_HEAD
 
     @property
     def clustered_stages(self) -> tuple[StageInfo, ...]:
@@ -203,11 +211,19 @@ class Manifest:
         if self.schema > 1 and not self.weights_id:
             raise BadArtifact(f"the model's manifest has schema {self.schema}, but no weights_id")
         named = {output.name for output in self.outputs}
-        expected = {"logits", "tokens", *(stage.output for stage in self.clustered_stages)}
+        expected = {"logits", *(stage.output for stage in self.clustered_stages)}
+        expected |= {"tokens"} if self.has_tokens else set()
         expected |= {"features"} if self.explain else set()
         if missing := expected - named:
             raise BadArtifact(
                 f"the model's manifest does not list the outputs {', '.join(sorted(map(str, missing)))}"
+            )
+        if self.has_tokens and not self.stages:
+            raise BadArtifact("the model's manifest lists tokens, but no stage whose grid they fill")
+        last = self.stages[-1].stage if self.stages else None
+        if self.head == FIRST_ORDER and (self.explain is None or last not in self.explain.maps):
+            raise BadArtifact(
+                "the model's head is of first order, but explain.onnx has no map of its last stage"
             )
         classes = len(self.labels)
         if self.golden and (self.golden.top >= classes or len(self.golden.logits) > classes):

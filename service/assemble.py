@@ -77,23 +77,31 @@ class Scene:
         self,
         plan: Plan,
         manifest: Manifest,
-        head: Head,
+        head: Head | None,
         photo: Photo,
         outputs: Mapping[str, np.ndarray],
         novelty: Novelty | None = None,
     ) -> None:
-        """outputs: the picture's graph outputs, "logits" (K,) among them. novelty: the picture's."""
+        """head: None where the logits are not linear in the tokens. outputs: the picture's graph outputs,
+        "logits" (K,) among them. novelty: the picture's."""
         self.plan, self.manifest, self.head, self.novelty = plan, manifest, head, novelty
         self.window, self.size = photo.window, (photo.info.width, photo.info.height)
         self.logits = outputs["logits"]
-        self.tokens, self.features = outputs["tokens"], outputs.get("features")
+        self.tokens, self.features = outputs.get("tokens"), outputs.get("features")
         self.assignment = outputs.get(f"assignment_{plan.stage}")
         self.canvas = _canvas(plan, photo, max(manifest.preprocessing.size))
         cluster_side = CLUSTER_SIDE if plan.options.size == "original" else max(self.canvas.size)
         self.small = self.canvas.smaller(cluster_side)
 
-    def contributions(self, weights: np.ndarray) -> np.ndarray:
-        """(h, w): what each patch of the last grid adds to weights · logits."""
+    def contributions(
+        self, weights: np.ndarray, gradients: Mapping[str, np.ndarray] | None = None
+    ) -> np.ndarray | None:
+        """(h, w): what each patch of the last grid adds to weights · logits. gradients: the outputs of
+        explain.onnx for these weights, which has it where the head is not linear. None where nothing has."""
+        if self.plan.first_order:
+            return (gradients or {}).get(f"map_{self.manifest.stages[-1].stage}")
+        if self.tokens is None or self.head is None:
+            return None
         return explain.contributions(self.tokens, self.manifest.stages[-1].grid, self.head, weights)
 
     def score(self, class_id: int, logits: np.ndarray) -> np.ndarray:
@@ -104,7 +112,7 @@ class Scene:
     @cached_property
     def parts(self) -> tuple[int, np.ndarray] | None:
         """(stage, part of each patch), where parts were requested."""
-        if "parts" not in self.plan.render:
+        if "parts" not in self.plan.render or self.tokens is None:
             return None
         stages, info = self.manifest.stages, self.manifest.explain
         last = self.tokens.reshape(*stages[-1].grid, -1)
@@ -115,9 +123,10 @@ class Scene:
 
     @cached_property
     def top_evidence(self) -> float:
-        """What speaks for the top class, all patches together, in logits."""
+        """What speaks for the top class, all patches together, in logits; 0 where no run tells."""
         top = explain.class_weights(len(self.logits), int(np.argmax(self.logits)))
-        return float(np.maximum(self.contributions(top), 0).sum())
+        cam = self.contributions(top)
+        return 0.0 if cam is None else float(np.maximum(cam, 0).sum())
 
     def target(self, class_id: int) -> TargetInfo:
         """A class as a response names it."""
@@ -125,19 +134,19 @@ class Scene:
             self.manifest.labels[class_id],
             class_id,
             float(self.logits[class_id]),
-            float(self.head.bias[class_id]),
+            None if self.head is None else float(self.head.bias[class_id]),
         )
 
 
 @dataclass(frozen=True)
 class Target:
     """One explained quantity of a picture. contrast: the class it is held against, or None. cam: (h, w), its
-    contributions. gradients: the outputs of explain.onnx for it, empty where that did not run. heatmap: its
-    map by the plan's method, None for methods without a map. check: what hiding places showed."""
+    contributions, or None. gradients: the outputs of explain.onnx for it, empty where that did not run.
+    heatmap: its map by the plan's method, None for methods without a map. check: what hiding places did."""
 
     class_id: int
     contrast: int | None
-    cam: np.ndarray
+    cam: np.ndarray | None
     gradients: Mapping[str, np.ndarray]
     heatmap: Heatmap | None
     check: Check | None = None
@@ -164,9 +173,9 @@ def explanation(scene: Scene, target: Target) -> Explanation:
     return Explanation(
         target=scene.target(target.class_id),
         contrast=None if target.contrast is None else scene.target(target.contrast),
-        method=plan.method.info(plan.fallback),
+        method=plan.info,
         completeness=explain.completeness(target.cam, scene.head, weights, scene.logits)
-        if plan.method.complete
+        if plan.info.complete and target.cam is not None and scene.head is not None
         else None,
         heatmap=heat,
         images=_pictures(scene, layers),
@@ -189,7 +198,7 @@ def _fading(scene: Scene, target: Target) -> Fading:
     doubts: list[tuple[float, str]] = []
     if scene.novelty and scene.novelty.is_novel:
         doubts.append((PALE, "the picture is unlike the training pictures"))
-    if target.contrast is None and scene.top_evidence > 0:
+    if target.contrast is None and target.cam is not None and scene.top_evidence > 0:
         part = float(np.maximum(target.cam, 0).sum()) / scene.top_evidence
         if part < 0.95:
             top = scene.manifest.labels[int(np.argmax(scene.logits))]
@@ -228,7 +237,7 @@ def _views(plan: Plan, assignment: np.ndarray, target: Target) -> tuple[explain.
     """The clusters to show: by share of the evidence, or for methods of no class by how much they take."""
     count = plan.options.top_clusters
     effects = target.gradients.get(f"effect_{plan.stage}") if plan.options.effect else None
-    if plan.method.class_specific:
+    if plan.method.class_specific or target.cam is None:
         return explain.strongest(assignment, count, target.cam, effects)
     shares = explain.shares(target.cam, assignment)
     views = explain.strongest(assignment, count, None, effects)

@@ -12,7 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from .artifact import ExplainManifest, GoldenMaps, Head, Manifest, fits, golden_maps, golden_picture
+from .artifact import (
+    LINEAR,
+    ExplainManifest,
+    GoldenMaps,
+    Head,
+    Manifest,
+    fits,
+    golden_maps,
+    golden_picture,
+)
 from .errors import BadArtifact, BadParameter, PacaError
 from .faults import Fault, fault_of
 from .novelty import Statistics
@@ -35,7 +44,8 @@ class Outputs:
 
 
 class Engine:
-    """An exported PaCa model, ready to run: its manifest, its head weights and `run`."""
+    """An exported model, ready to run: its manifest, its head weights (None where the head is not linear) and
+    `run`."""
 
     def __init__(self, path: Path, device: Device | None = None) -> None:
         """Raises BadArtifact where the file is no PaCa artifact or contradicts its own manifest, and what
@@ -44,16 +54,21 @@ class Engine:
         self._session = Session(path, device or Device())
         with loading(path.name):
             self.manifest = Manifest.from_metadata(self._session.metadata)
-            self.head = Head.from_metadata(self._session.metadata, len(self.manifest.labels))
+            metadata, classes = self._session.metadata, len(self.manifest.labels)
+            self.head = Head.from_metadata(metadata, classes) if self.manifest.head == LINEAR else None
             self._check()
-            width = self.head.weight.shape[1]
-            self.novelty = Statistics.from_metadata(self._session.metadata, len(self.manifest.labels), width)
+            self.novelty: Statistics | None = None
+            if self.manifest.has_tokens:
+                width = self._session.outputs["tokens"][1][-1]
+                self.novelty = Statistics.from_metadata(metadata, classes, width)
         self.sha256 = self._session.sha256
 
     def _check(self) -> None:
         self.manifest.check_graph(self._session.inputs, self._session.outputs)
         if self.manifest.task != "classification":
             raise BadArtifact(f"this server cannot serve the task {self.manifest.task!r}")
+        if self.head is None:
+            return
         width, tokens = self.head.weight.shape[1], self._session.outputs["tokens"][1][-1]
         if width != tokens:
             raise BadArtifact(f"the model's head takes {width} numbers a patch, its tokens have {tokens}")
@@ -62,6 +77,12 @@ class Engine:
     def provider(self) -> str:
         """Where it runs now."""
         return self._session.provider
+
+    @property
+    def max_batch(self) -> int | None:
+        """The most pictures of a run, where the graph fixes that."""
+        most = self._session.inputs["image"][1][0]
+        return most if isinstance(most, int) else None
 
     @property
     def outputs(self) -> dict[str, list[int | str | None]]:

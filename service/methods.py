@@ -17,7 +17,8 @@ from . import explain
 from .hiding import blurred, cell, hidden
 from .results import Heatmap, MethodInfo
 
-# What a method can need of a model beside a run: its last tokens, explain.onnx, clusters, further runs.
+# What a method can need of a model beside a run: its last tokens and what each of them adds, finer maps of
+# explain.onnx, clusters, further runs.
 TOKENS, GRADIENTS, CLUSTERS, RUNS = "tokens", "gradients", "clusters", "runs"
 COARSE = 4  # cells along a side of `occlusion`'s first round
 REFINED = 12  # cells of the first round that are halved in the second: 16 + 4 * 12 = 64 runs
@@ -29,7 +30,8 @@ class Evidence:
 
     cam: (h, w), the contributions of the last patches, None where the model has no linear end. maps: stage →
     (H_s, W_s), the gradient maps of explain.onnx, empty where it did not run. weights: (K,) over the logits.
-    logits: (K,). tensor: the network's input, (H, W, 3) uint8 or (3, H, W) float32.
+    logits: (K,). tensor: the network's input, (H, W, 3) uint8 or (3, H, W) float32. exact: whether `cam` and
+    the bias are the logit.
     """
 
     cam: np.ndarray | None = None
@@ -37,6 +39,7 @@ class Evidence:
     weights: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     logits: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     tensor: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3), np.uint8))
+    exact: bool = True
 
     @property
     def contributions(self) -> np.ndarray:
@@ -134,7 +137,7 @@ METHODS = _of(
             "network "
             "have seen the whole picture, so evidence can sit beside the thing it stands for.",
             complete=True,
-            heatmap=lambda e: Heatmap(e.contributions, signed=True, units="logit"),
+            heatmap=lambda e: Heatmap(e.contributions, signed=True, units="logit" if e.exact else "relative"),
             default=True,
         ),
         Method(

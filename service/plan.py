@@ -8,15 +8,16 @@ A `Plan` is made once for a request, however many pictures it holds. What is don
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from . import explain
-from .artifact import Manifest
+from .artifact import FIRST_ORDER, Manifest
 from .errors import BadParameter
 from .methods import CLUSTERS, GRADIENTS, METHODS, TOKENS, Method, available
 from .options import ExplainOptions, Target
+from .results import MethodInfo
 
 RUNNER_UP = "runner_up"
 
@@ -25,8 +26,9 @@ RUNNER_UP = "runner_up"
 class Plan:
     """targets: class ids, empty = the top class. contrast: class id, RUNNER_UP or None. fallback: why
     `method` is not the one requested. stage: whose clusters, None where the model clusters nowhere.
-    gradients: whether explain.onnx must run. outputs: the graph outputs that are needed beside the logits.
-    render: the pictures to make."""
+    gradients: whether explain.onnx must run. first_order: whether it gives
+    the contributions of the last patches, as the head is not linear. outputs: the graph outputs that are
+    needed beside the logits. render: the pictures to make."""
 
     options: ExplainOptions
     method: Method
@@ -37,6 +39,25 @@ class Plan:
     gradients: bool
     outputs: tuple[str, ...]
     render: tuple[str, ...]
+    first_order: bool = False
+
+    @property
+    def info(self) -> MethodInfo:
+        """What a response says of the method."""
+        info = self.method.info(self.fallback)
+        if not self.first_order or TOKENS not in self.method.needs:
+            return info
+        return replace(info, complete=False, gradients=1)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader of the map must know of this model."""
+        if not self.first_order or TOKENS not in self.method.needs:
+            return ()
+        return (
+            "this model's head is not linear: its contributions are of first order at this picture and do "
+            "not add up to the logit",
+        )
 
     def pairs(self, logits: np.ndarray) -> list[tuple[int, int | None]]:
         """(target, class it is contrasted with) of every explanation of one picture. logits: (K,)."""
@@ -49,9 +70,12 @@ class Plan:
 
 def offers(manifest: Manifest, has_gradients: bool) -> frozenset[str]:
     """What a model offers to methods: of TOKENS, GRADIENTS, CLUSTERS."""
+    has_gradients = has_gradients and manifest.explain is not None
+    last = manifest.stages[-1].stage if manifest.stages else 0
+    finer = [stage for stage in manifest.explain.maps if stage < last] if manifest.explain else []
     return frozenset(
-        {TOKENS}
-        | ({GRADIENTS} if has_gradients and manifest.explain else set())
+        ({TOKENS} if manifest.has_tokens and (has_gradients or manifest.head != FIRST_ORDER) else set())
+        | ({GRADIENTS} if has_gradients and finer else set())
         | ({CLUSTERS} if manifest.clustered_stages else set())
     )
 
@@ -72,12 +96,18 @@ def make_plan(options: ExplainOptions, manifest: Manifest, has_gradients: bool) 
     if options.check and not method.class_specific:
         raise BadParameter(f"{method.name} shows no class, so there is nothing to check; leave out check")
     stage = _stage(options, manifest)
-    gradients = GRADIENTS in method.needs or options.effect
     render = options.render if "render" in options.model_fields_set else _default_render(has)
     if "parts" in render and TOKENS not in has:
         raise BadParameter("this model has no tokens to make parts of; leave parts out of render")
+    uses_tokens = TOKENS in has and (TOKENS in method.needs or "parts" in render)
+    first_order = uses_tokens and manifest.head == FIRST_ORDER
+    gradients = GRADIENTS in method.needs or options.effect or first_order
     features = gradients or ("parts" in render and manifest.explain is not None)
-    outputs = ("tokens", *([f"assignment_{stage}"] if stage else []), *(["features"] if features else []))
+    outputs = (
+        *(["tokens"] if manifest.has_tokens else []),
+        *([f"assignment_{stage}"] if stage else []),
+        *(["features"] if features else []),
+    )
     return Plan(
         options,
         method,
@@ -88,6 +118,7 @@ def make_plan(options: ExplainOptions, manifest: Manifest, has_gradients: bool) 
         gradients=gradients,
         outputs=outputs,
         render=render,
+        first_order=first_order,
     )
 
 

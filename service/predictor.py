@@ -127,7 +127,8 @@ class Predictor:
     ) -> None:
         """Self-tests and warms up first: BadArtifact where the engine does not give what its exporter
         measured, EngineFailure where memory or the device failed."""
-        self.capacity = c = capacity or Capacity()
+        c = capacity or Capacity()
+        self.capacity = c = replace(c, max_batch=min(c.max_batch, engine.max_batch or c.max_batch))
         engine.prepare(c.max_batch)
         engine.self_test()
         engine.warm_up(c.max_batch)
@@ -273,7 +274,7 @@ class Predictor:
             timings=_timings(
                 began, decoded, run, explain=explained - started, render=time.monotonic() - explained
             ),
-            warnings=(*self._warnings(decoded, novelty), *_failed_checks(explanations)),
+            warnings=(*self._warnings(decoded, novelty), *plan.remarks, *_failed_checks(explanations)),
             novelty=novelty,
             explanations=tuple(explanations),
         )
@@ -464,9 +465,10 @@ class Predictor:
         method, targets = scene.plan.method, []
         for (class_id, contrast), gradients, heatmap in found:
             weights = class_weights(len(scene.logits), class_id, contrast)
-            cam = scene.contributions(weights)
+            cam = scene.contributions(weights, gradients)
             if method.heatmap:
-                heatmap = method.heatmap(Evidence(cam, stage_maps(gradients), weights, scene.logits, tensor))
+                maps, exact = stage_maps(gradients), not scene.plan.first_order
+                heatmap = method.heatmap(Evidence(cam, maps, weights, scene.logits, tensor, exact))
             targets.append(assemble.Target(class_id, contrast, cam, gradients, heatmap))
         return targets
 

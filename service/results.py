@@ -72,12 +72,13 @@ class Classification:
 
 @dataclass(frozen=True)
 class TargetInfo:
-    """The explained class; bias: the head's bias, the part of the logit that no token contributes."""
+    """The explained class; bias: the head's bias, the part of the logit that no token contributes; None where
+    the head is not linear."""
 
     label: str
     class_id: int
     logit: float
-    bias: float
+    bias: float | None
 
 
 @dataclass(frozen=True)

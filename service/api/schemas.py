@@ -99,8 +99,10 @@ class Target(Wire):
     label: str = Field(description="Class name.", examples=["golf ball"])
     class_id: int = Field(description="Class number, from 0.", examples=[8])
     logit: float = Field(description="The network's output for it.", examples=[9.1])
-    bias: float = Field(
-        description="The classifier's bias: the part of the logit that no patch contributes.", examples=[0.1]
+    bias: float | None = Field(
+        description="The classifier's bias: the part of the logit that no patch contributes; null where the "
+        "classifier is not linear.",
+        examples=[0.1],
     )
 
 

@@ -303,3 +303,28 @@ def test_the_golden_picture_is_the_same_everywhere() -> None:
     assert picture.shape == (5, 7, 3)
     assert picture[0, :3, 0].tolist() == golden_picture((5, 7), 0)[0, :3, 0].tolist()
     assert picture.std() > 20
+
+
+def test_a_model_without_tokens_needs_neither_them_nor_stages() -> None:
+    text = changed(head="none", stages=[], outputs=[{"name": "logits", "role": "logits"}])
+    assert not Manifest.from_json(text).has_tokens
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        (
+            {"outputs": [{"name": "logits", "role": "logits"}], "stages": []},
+            "does not list the outputs tokens",
+        ),
+        (
+            {"stages": [], "outputs": [{"name": n, "role": n} for n in ("logits", "tokens")]},
+            "no stage whose grid they fill",
+        ),
+        ({"head": "first_order"}, "no map of its last stage"),
+        ({"head": "curved"}, "wrong at head"),
+    ],
+)
+def test_what_the_head_needs_must_be_there(members: dict, reason: str) -> None:
+    with pytest.raises(BadArtifact, match=reason):
+        Manifest.from_json(changed(**members))

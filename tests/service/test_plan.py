@@ -11,7 +11,7 @@ import pytest
 from service.artifact import ExplainInfo, Manifest, Preprocessing, StageInfo
 from service.errors import BadParameter
 from service.options import ExplainOptions
-from service.plan import class_id, make_plan
+from service.plan import class_id, make_plan, offers
 
 MANIFEST = Manifest(
     name="toy",
@@ -134,3 +134,36 @@ def test_a_model_without_clusters_cannot_answer_by_grouping() -> None:
     manifest = replace(MANIFEST, stages=MANIFEST.stages[2:])
     with pytest.raises(BadParameter, match="choose one of: focus, cam, fine, occlusion"):
         make_plan(ExplainOptions(method="grouping"), manifest, has_gradients=True)
+
+
+FIRST_ORDER = replace(MANIFEST, stages=MANIFEST.stages[:1], explain=ExplainInfo(1, (1,)), head="first_order")
+NO_HEAD = replace(MANIFEST, stages=(), explain=None, head="none")
+
+
+def test_a_model_without_tokens_is_explained_by_hiding_places() -> None:
+    plan = make_plan(ExplainOptions(), NO_HEAD, has_gradients=False)
+    assert (plan.method.name, plan.outputs, plan.render) == ("occlusion", (), ("overlay",))
+    assert not plan.info.complete
+    with pytest.raises(BadParameter, match="cannot answer by cam; choose one of: occlusion"):
+        make_plan(ExplainOptions(method="cam"), NO_HEAD, has_gradients=False)
+    with pytest.raises(BadParameter, match="no tokens to make parts of"):
+        make_plan(ExplainOptions(render=("parts",)), NO_HEAD, has_gradients=False)
+
+
+def test_a_head_that_is_not_linear_takes_cam_from_explain_onnx_and_says_so() -> None:
+    plan = make_plan(ExplainOptions(), FIRST_ORDER, has_gradients=True)
+    assert (plan.method.name, plan.gradients, plan.first_order) == ("cam", True, True)
+    assert (plan.info.complete, plan.info.gradients) == (False, 1)
+    assert plan.outputs == ("tokens", "features")
+    assert "first order" in plan.remarks[0]
+    assert offers(FIRST_ORDER, has_gradients=True) == {"tokens"}
+
+
+def test_without_explain_onnx_such_a_head_is_explained_by_hiding_places() -> None:
+    plan = make_plan(ExplainOptions(), FIRST_ORDER, has_gradients=False)
+    assert (plan.method.name, plan.gradients, plan.remarks) == ("occlusion", False, ())
+
+
+def test_hiding_places_needs_no_gradients_of_a_head_that_is_not_linear() -> None:
+    plan = make_plan(ExplainOptions(method="occlusion", render=("overlay",)), FIRST_ORDER, has_gradients=True)
+    assert (plan.gradients, plan.remarks) == (False, ())
