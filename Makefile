@@ -9,7 +9,7 @@ PYTEST ?=
 SOAK   ?= tests/faults tests/service/api/test_fuzz.py tests/service/images/test_decode.py
 
 .DEFAULT_GOAL := help
-.PHONY: help serve setup check test cuda-check bench soak lock proto figures up clean
+.PHONY: help serve setup check test cuda-check bench soak lock proto figures dist up clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -67,6 +67,9 @@ bench: $(VENV)/.setup  ## speed and faithfulness on this machine, into benchmark
 
 figures: $(VENV)/.setup  ## rewrite every figure that README and docs quote from benchmarks/results
 	$(BIN)/python benchmarks/figures.py
+
+dist:            ## wheel and sdist in dist/; the wheel, installed into an empty environment, serves
+	.ci/dist $(PYTHON)
 
 up:              ## docker compose up
 	docker compose up --build
