@@ -330,3 +330,34 @@ def test_an_overlay_that_is_drawn_faintly_says_why(page: Page, jpeg: bytes) -> N
     explained(page)
     expect(page.locator("#fading")).to_have_text(re.compile(r"drawn at \d+ % of its strength: .* speaks for"))
     assert painted(page) < strong
+
+
+def test_the_page_says_what_the_model_knows_before_the_first_photo(page: Page, demo: str) -> None:
+    [model] = page.request.get(f"{demo}models").json()["models"]
+    expect(page.locator("#known-title")).to_have_text(f"This model knows {len(model['labels'])} things")
+    assert page.locator("#known-labels li").all_inner_texts() == model["labels"]
+    expect(page.locator("#known-search")).to_be_hidden()
+
+
+def test_of_many_classes_some_are_shown_and_all_can_be_found(page: Page, demo: str) -> None:
+    labels = [f"thing {i}" for i in range(1000)]
+
+    def many(route: Route) -> None:
+        answer = route.fetch()
+        document = answer.json()
+        document["models"][0]["labels"] = labels
+        route.fulfill(response=answer, json=document)
+
+    page.route("**/models", many)
+    page.goto(demo)
+    expect(page.locator("#known-labels li").last).to_have_text("and 976 more")
+    page.get_by_label("Find a class").fill("thing 99")
+    assert page.locator("#known-labels li").all_inner_texts() == ["thing 99", *labels[990:]]
+    page.unroute_all(behavior="wait")
+
+
+def test_words_that_a_layman_does_not_know_are_explained(page: Page, jpeg: bytes) -> None:
+    choose(page, jpeg)
+    explained(page)
+    page.get_by_text("What do these words mean?").click()
+    expect(page.get_by_text("what the patches add to a class", exact=False)).to_be_visible()

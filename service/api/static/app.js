@@ -55,6 +55,8 @@ async function loadModels() {
   const loaded = await api.models();
   models = new Map(loaded.map((model) => [model.name, model]));
   view.showModels(loaded);
+  const chosen = models.get(question.model) ?? loaded.find((model) => model.default) ?? loaded[0];
+  if (chosen) view.showKnown(chosen);
 }
 
 async function showPhoto(file, answer) {
@@ -170,7 +172,10 @@ function listen() {
   $("check").addEventListener("click", () => ask(photo, { check: "true" }));
   $("model").addEventListener("change", ({ target }) => {
     if (photo) ask(photo, { model: target.value, target: "", contrast: "", stage: "", check: "", groups: groupsFor(target.value) });
-    else Object.assign(question, { model: target.value, groups: groupsFor(target.value) });
+    else {
+      Object.assign(question, { model: target.value, groups: groupsFor(target.value) });
+      view.showKnown(models.get(target.value));
+    }
   });
   $("opacity").addEventListener("input", ({ target }) => {
     picture.setOpacity(target.value / 100);

@@ -37,6 +37,33 @@ export function showModels(models) {
   $("model").replaceChildren(...models.map(({ name, default: chosen }) => new Option(name, name, chosen, chosen)));
 }
 
+const CHIPS = 24; // class names shown before a search is offered
+
+/** Before the first photo: what the model can name. */
+export function showKnown({ labels, accuracy, novelty }) {
+  $("known").hidden = false;
+  $("known-title").textContent = labels.length === 1 ? "This model knows one thing" : `This model knows ${labels.length} things`;
+  $("known-search").hidden = labels.length <= CHIPS;
+  const top1 = accuracy?.validation?.accuracy;
+  const catches = novelty?.measured?.flagged_foreign;
+  $("known-note").textContent = [
+    "It names the nearest of them, whatever the photo shows.",
+    ...(top1 ? [`Of 100 photos of them it names about ${Math.round(100 * top1)} rightly.`] : []),
+    ...(catches ? [`It finds ${Math.round(10 * catches)} of 10 photos of other things to be none of them.`] : []),
+  ].join(" ");
+  const show = (words) => {
+    const found = labels.filter((label) => label.toLowerCase().includes(words.trim().toLowerCase()));
+    const rest = found.length - CHIPS;
+    $("known-labels").replaceChildren(
+      ...found.slice(0, CHIPS).map((textContent) => element("li", { textContent })),
+      ...(rest > 0 ? [element("li", { className: "rest", textContent: `and ${rest} more` })] : []),
+    );
+  };
+  $("known-find").value = "";
+  $("known-find").oninput = ({ target }) => show(target.value);
+  show("");
+}
+
 /** The answer's headline and one button for each class; onPick(prediction) where one is pressed. `selected`: the class id that is explained. */
 export function showPredictions({ predictions, novelty, model, model_version: version }, selected, onPick) {
   const novel = Boolean(novelty?.is_novel);
@@ -156,8 +183,10 @@ export function showExplanation({ method, completeness, heatmap, contrast, targe
     $("completeness").textContent =
       `Adds up: patches ${number(sum)} + bias ${number(bias)} = logit ${number(logit)} for ${what} (residual ${Math.abs(residual).toExponential(0)}).`;
   }
-  $("warnings").hidden = warnings.length === 0;
-  $("warnings").replaceChildren(...warnings.map((textContent) => element("li", { textContent })));
+  // What is said elsewhere on the page, in its own words, is not said twice.
+  const others = warnings.filter((text) => !/^(the map for .* is not to be trusted|this picture is less like)/.test(text));
+  $("warnings").hidden = others.length === 0;
+  $("warnings").replaceChildren(...others.map((textContent) => element("li", { textContent })));
 }
 
 /** What the groups of an answer are: its parts where it has them, else its clusters. */
