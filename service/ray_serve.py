@@ -13,6 +13,7 @@ from ray import serve
 
 from .api.app import create_app
 from .api.state import state
+from .errors import DeviceLost
 
 
 @serve.deployment(name="PaCa", max_ongoing_requests=32, graceful_shutdown_timeout_s=30)
@@ -22,8 +23,10 @@ class PaCa:
 
     async def check_health(self) -> None:
         """Ray sends a new replica nothing before this has returned once, so it waits for the models; raises
-        what keeps them from loading."""
+        what keeps them from loading. Ray replaces a replica for which it raises: one that lost its device."""
         shared = state(self.app)  # type: ignore[attr-defined]  # the decorator adds the app
+        if shared.registry.lost:
+            raise DeviceLost(shared.registry.lost)
         while not (shared.registry.ready[0] or shared.registry.draining):
             if shared.failure:
                 raise shared.failure

@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ LIBRARIES = os.environ.get("INERT_CUDA", "")  # what kit/build.py made
 KIT = Path(__file__).parent / "kit"
 ROOT = Path(__file__).parents[2]
 collect_ignore_glob = [] if LIBRARIES else ["test_*.py"]
-Inert = Callable[..., Any]
 
 
 def inert_environment() -> dict[str, str]:
@@ -28,28 +26,23 @@ def inert_environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(KIT), *sys.path])}
 
 
-@pytest.fixture(scope="session")
-def inert_process() -> Inert:
+def in_inert_process(code: str, *args: object, sm: int = 90) -> Any:
     """Runs Python code over the inert libraries, in a process of its own; gives the JSON that it prints last.
 
-    The code finds `inert`, `ort` and its arguments as `args`."""
-
-    def run(code: str, *args: object, sm: int = 90) -> Any:
-        prelude = (
-            "import json, os, sys, inert\n"
-            f"ort = inert.load(os.environ['INERT_CUDA'], {sm})\nargs = sys.argv[1:]\n"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", prelude + code, *map(str, args)],
-            env=inert_environment(),
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-        assert done.returncode == 0, done.stderr[-4000:]
-        return json.loads(done.stdout.splitlines()[-1])
-
-    return run
+    The code finds `inert`, `ort` and its arguments as `args`. sm: compute capability, 75 is SM 7.5."""
+    prelude = (
+        "import json, os, sys, inert\n"
+        f"ort = inert.load(os.environ['INERT_CUDA'], {sm})\nargs = sys.argv[1:]\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", prelude + code, *map(str, args)],
+        env=inert_environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cuda.artifacts import ARTIFACTS, Artifact
-from tests.cuda.conftest import Inert
+from tests.cuda.conftest import in_inert_process
 
 PASSES = """
 import random
@@ -37,23 +37,17 @@ counts = dict(used.__dict__, runs=2 * len(order), sizes=[engine.lost, engine._se
 print(json.dumps([warm.__dict__, counts]))
 """
 
+LAUNCHES = ("kernel_launches", "gemms", "cudnn_executions", "cudnn_direct")
+
 
 @pytest.mark.parametrize("artifact", ARTIFACTS, ids=lambda artifact: artifact.name)
-def test_batches_of_every_size_in_any_order_are_replays(artifact: Artifact, inert_process: Inert) -> None:
-    warm, used = inert_process(PASSES, artifact.model)
+def test_batches_of_every_size_in_any_order_are_replays(artifact: Artifact) -> None:
+    warm, used = in_inert_process(PASSES, artifact.model)
     assert used["sizes"] == ["", [1, 4, 8, 16]]
     assert warm["graph_captures"] == 2 * 4
     assert warm["unsafe_in_capture"] == 0
     assert used["graph_launches"] == used["runs"] == 64
-    for count in (
-        "cudnn_plans",
-        "kernel_launches",
-        "gemms",
-        "cudnn_executions",
-        "cudnn_direct",
-        "graph_captures",
-        "mallocs",
-    ):
+    for count in ("cudnn_plans", *LAUNCHES, "graph_captures", "mallocs"):
         assert used[count] == 0, count
 
 
@@ -71,8 +65,8 @@ print(json.dumps([inert.counters().graph_captures, said]))
 """
 
 
-def test_a_graph_that_cannot_be_captured_runs_without(inert_process: Inert, falling_model: Path) -> None:
+def test_a_graph_that_cannot_be_captured_runs_without(falling_model: Path) -> None:
     """ONNX Runtime refuses to capture where a node that computes is on the CPU: slower, and said."""
-    captures, said = inert_process(CAPTURE, falling_model)
+    captures, said = in_inert_process(CAPTURE, falling_model)
     assert captures == 0
     assert any("without captured graphs" in line for line in said)

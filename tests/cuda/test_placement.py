@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from tests.cuda.artifacts import ARTIFACTS, Artifact
-from tests.cuda.conftest import KIT, Inert
+from tests.cuda.conftest import KIT, in_inert_process
 
 PLACE = """
 from service.session import DISABLED_OPTIMIZERS
@@ -31,11 +31,10 @@ feed = {"image": np.zeros((2, side, side, 3), np.uint8)}
 print(json.dumps(dict(inert.attention_kernels(session, lambda s: s.run(["logits"], feed)))))
 """
 CUDA = "CUDAExecutionProvider"
-# SM 7.5 (T4) has no flash attention
+# by compute capability; SM 7.5 (T4) has no flash attention
 KERNELS = {
-    ("fp32", 90): "Memory Efficient Attention",
-    ("fp16", 90): "Flash Attention",
-    ("fp16", 75): "Memory Efficient Attention",
+    "fp32": {90: "Memory Efficient Attention"},
+    "fp16": {90: "Flash Attention", 75: "Memory Efficient Attention"},
 }
 each_artifact = pytest.mark.parametrize("artifact", ARTIFACTS, ids=lambda artifact: artifact.name)
 
@@ -53,30 +52,23 @@ def problems(placed: list) -> list[str]:
 
 
 @each_artifact
-def test_every_node_of_a_model_is_on_cuda(artifact: Artifact, inert_process: Inert) -> None:
-    placed = inert_process(PLACE, artifact.model)
+def test_every_node_of_a_model_is_on_cuda(artifact: Artifact) -> None:
+    placed = in_inert_process(PLACE, artifact.model)
     assert problems(placed) == []
     assert set(placed[0]) == {CUDA}
 
 
 @each_artifact
-def test_every_node_of_the_gradients_that_computes_is_on_cuda(
-    artifact: Artifact, inert_process: Inert
-) -> None:
-    assert problems(inert_process(PLACE, artifact.model.with_name("explain.onnx"))) == []
+def test_every_node_of_the_gradients_that_computes_is_on_cuda(artifact: Artifact) -> None:
+    assert problems(in_inert_process(PLACE, artifact.model.with_name("explain.onnx"))) == []
 
 
 @each_artifact
-@pytest.mark.parametrize("sm", [75, 90])
-def test_attention_runs_in_the_kernel_that_the_precision_allows(
-    artifact: Artifact, sm: int, inert_process: Inert
-) -> None:
-    if (artifact.precision, sm) not in KERNELS:
-        pytest.skip("fp32 is dispatched alike on every card")
+def test_attention_runs_in_the_kernel_that_precision_and_card_allow(artifact: Artifact) -> None:
     nodes = onnx.load(artifact.model, load_external_data=False).graph.node
     attention = sum(node.op_type == "Attention" for node in nodes)
-    expected = {KERNELS[artifact.precision, sm]: attention}
-    assert inert_process(ATTEND, artifact.model, sm=sm) == expected
+    for sm, kernel in KERNELS[artifact.precision].items():
+        assert in_inert_process(ATTEND, artifact.model, sm=sm) == {kernel: attention}
 
 
 @each_artifact
@@ -86,9 +78,9 @@ def test_the_static_check_agrees(artifact: Artifact) -> None:
         assert place.place(path, place.Provider()).on_cpu == []
 
 
-def test_a_graph_made_to_fall_to_the_cpu_is_caught(falling_model: Path, inert_process: Inert) -> None:
+def test_a_graph_made_to_fall_to_the_cpu_is_caught(falling_model: Path) -> None:
     """The check of this check."""
-    found = problems(inert_process(PLACE, falling_model))
+    found = problems(in_inert_process(PLACE, falling_model))
     assert "on the CPU: Det (falls)" in found
     assert any("copies between CPU and device" in problem for problem in found)
     place = _place()
