@@ -361,3 +361,44 @@ def test_words_that_a_layman_does_not_know_are_explained(page: Page, jpeg: bytes
     explained(page)
     page.get_by_text("What do these words mean?").click()
     expect(page.get_by_text("what the patches add to a class", exact=False)).to_be_visible()
+
+
+def several(page: Page, photos: dict[str, bytes]) -> None:
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Choose a photo").click()
+    chooser.value.set_files(
+        [{"name": name, "mimeType": "image/jpeg", "buffer": data} for name, data in photos.items()]
+    )
+
+
+def test_several_photos_become_a_gallery_the_most_doubtful_first(page: Page, jpeg: bytes) -> None:
+    def doubt(route: Route) -> None:
+        answer = route.fetch()
+        document = answer.json()
+        document["results"][2]["novelty"] = {"score": 0.99, "threshold": 0.95, "is_novel": True}
+        route.fulfill(response=answer, json=document)
+
+    page.route("**/classify*", doubt)
+    several(page, {"one.jpg": jpeg, "broken.jpg": b"no picture", "three.jpg": jpeg})
+    expect(page.locator("#gallery-title")).to_have_text("3 photos")
+    cards = page.locator("#gallery-photos button")
+    assert [card.locator(".small").inner_text() for card in cards.all()] == [
+        "three.jpg",
+        "one.jpg",
+        "broken.jpg",
+    ]
+    expect(cards.first.locator(".name")).to_have_text(re.compile("^Not sure: "))
+    expect(cards.last).to_be_disabled()
+    cards.nth(1).click()
+    explained(page)
+    expect(page.locator("#gallery")).to_be_hidden()
+    page.get_by_role("button", name="All photos").click()
+    expect(page.locator("#gallery-photos button")).to_have_count(3)
+    page.unroute_all(behavior="wait")
+
+
+def test_more_photos_than_one_request_takes_are_all_named(page: Page, jpeg: bytes) -> None:
+    several(page, {f"{i:02}.jpg": jpeg for i in range(20)})
+    expect(page.locator("#gallery-title")).to_have_text("20 photos", timeout=30_000)
+    names = page.locator("#gallery-photos .small").all_inner_texts()
+    assert sorted(names) == [f"{i:02}.jpg" for i in range(20)]

@@ -49,6 +49,16 @@ export async function explain(question, file, signal) {
   return (await upload(full, file, "application/json", signal)).json();
 }
 
+/** Names several photos: a reply or a problem for each, in order. */
+export async function classify(files, model, signal) {
+  const url = address("classify");
+  if (model) url.searchParams.set("model", model);
+  const body = new FormData();
+  for (const file of files) body.append("file", file, file.name);
+  const answer = await (await send(url, { method: "POST", body, signal, headers: { Accept: "application/json" } })).json();
+  return answer.results ?? [answer];
+}
+
 /** The self-contained HTML report, as a Blob. */
 export const report = async (question, file) => (await upload(question, file, "text/html")).blob();
 

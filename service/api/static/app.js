@@ -1,6 +1,7 @@
 // The page's behaviour: what the user chooses becomes one question to the server, its answer becomes the page.
 
 import * as api from "./api.js";
+import { filesOf, sortByDoubt } from "./gallery.js";
 import { Picture } from "./picture.js";
 import * as view from "./view.js";
 
@@ -65,8 +66,7 @@ async function showPhoto(file, answer) {
   if (old) URL.revokeObjectURL(old);
   photo = file;
   answers = new Map();
-  $("welcome").hidden = true;
-  $("result").hidden = $("another").hidden = false;
+  view.showSection("result", gallery.size > 0);
   $("answer").focus({ preventScroll: true });
 }
 
@@ -121,6 +121,32 @@ function open(file) {
   if (file) ask(file, { target: "", contrast: "", check: "" });
 }
 
+let gallery = new Map(); // file → address of its picture, of the photos that came together
+
+/** Several photos: each is named, and one that is picked is explained. */
+async function openAll(files) {
+  if (files.length < 2) {
+    open(files[0]);
+    return;
+  }
+  running?.abort();
+  running = new AbortController();
+  const { signal } = running;
+  for (const address of gallery.values()) URL.revokeObjectURL(address);
+  gallery = new Map(files.map((file) => [file, URL.createObjectURL(file)]));
+  view.showProblem(null);
+  view.showBusy(true);
+  view.showSection("gallery", true);
+  try {
+    await sortByDoubt(files, question.model, signal, (...named) => view.showGallery(...named, { thumbnails: gallery, onPick: open }));
+    $("gallery-title").focus({ preventScroll: true });
+  } catch (error) {
+    if (!signal.aborted) view.showProblem(error, () => openAll(files));
+  } finally {
+    if (!signal.aborted) view.showBusy(false);
+  }
+}
+
 async function openSample() {
   const response = await fetch($("dropzone").querySelector("img").src);
   open(new File([await response.blob()], "sample.webp", { type: "image/webp" }));
@@ -159,8 +185,9 @@ async function copyCurl() {
 
 function listen() {
   for (const id of ["choose", "another"]) $(id).addEventListener("click", () => $("file").click());
+  $("all-photos").addEventListener("click", () => view.showSection("gallery", true));
   $("file").addEventListener("change", ({ target }) => {
-    open(target.files[0]);
+    openAll([...target.files]);
     target.value = ""; // so that the same file can be chosen again
   });
   $("sample").addEventListener("click", openSample);
@@ -201,7 +228,7 @@ function listen() {
   addEventListener("drop", (event) => {
     event.preventDefault();
     document.body.classList.remove("dragging");
-    open(event.dataTransfer.files[0]);
+    filesOf(event.dataTransfer).then(openAll);
   });
 }
 

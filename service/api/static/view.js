@@ -64,6 +64,36 @@ export function showKnown({ labels, accuracy, novelty }) {
   show("");
 }
 
+/** Every photo with its name, as far as they are named; onPick(file) where one is pressed. thumbnails: file → address of its picture. */
+export function showGallery(named, done, all, { thumbnails, onPick }) {
+  $("gallery-title").textContent = done < all ? `${done} of ${all} photos` : `${all} photos`;
+  refill(
+    $("gallery-photos"),
+    ...named.map(({ file, answer: { predictions, novelty, detail } }) => {
+      const [best] = predictions ?? [];
+      const novel = Boolean(novelty?.is_novel);
+      const says = best ? (novel ? `Not sure: ${best.label}?` : best.label) : detail;
+      const button = element(
+        "button",
+        { type: "button", className: novel ? "doubtful" : "", disabled: !best, onclick: () => onPick(file) },
+        element("img", { src: thumbnails.get(file), alt: "", loading: "lazy" }),
+        element("span", { className: "name", textContent: says }),
+        element("span", { className: "value", textContent: best ? percent(best.score, 0) : "" }),
+        element("span", { className: "small", textContent: file.name }),
+      );
+      return element("li", {}, button);
+    }),
+  );
+  if (done === all) say(`${all} photos, the most doubtful first`);
+}
+
+/** Shows one of: welcome, gallery, result. withGallery: whether there is a gallery to go back to. */
+export function showSection(name, withGallery) {
+  for (const id of ["welcome", "gallery", "result"]) $(id).hidden = id !== name;
+  $("another").hidden = name === "welcome";
+  $("all-photos").hidden = !(withGallery && name === "result");
+}
+
 /** The answer's headline and one button for each class; onPick(prediction) where one is pressed. `selected`: the class id that is explained. */
 export function showPredictions({ predictions, novelty, model, model_version: version }, selected, onPick) {
   const novel = Boolean(novelty?.is_novel);
