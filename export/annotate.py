@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 
 import onnx
+from torch import nn
 
 from service.artifact import (
     EXPLAIN_KEY,
@@ -23,12 +25,19 @@ from service.novelty import NOVELTY_KEY, Statistics
 
 from .paca.config import PaCaConfig
 from .paca.model import PaCaViT
+from .paca.segmentation import SegmenterConfig
 
 
 def preprocessing(config: PaCaConfig) -> Preprocessing:
     """How a picture becomes the network's input, at the config's square image size."""
     size = (config.image_size, config.image_size)
     return Preprocessing(size, config.resize, config.crop, config.interpolation, config.mean, config.std)
+
+
+def segmenter_preprocessing(config: SegmenterConfig) -> Preprocessing:
+    """The same, of a segmenter: the whole picture in proportion."""
+    square = preprocessing(config.backbone)
+    return replace(square, step=config.step, longest=config.longest)
 
 
 def stages(config: PaCaConfig) -> tuple[StageInfo, ...]:
@@ -55,7 +64,7 @@ def head(model: PaCaViT) -> Head:
     )
 
 
-def weights_id(model: PaCaViT) -> str:
+def weights_id(model: nn.Module) -> str:
     """SHA-256 of the network's float weights, by name: the same in all files that are made from them."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):

@@ -79,7 +79,8 @@ def export(
 ) -> None:
     """Turn a checkpoint into a verified ONNX artifact with fused attention. Nothing is written unless every
     check passes."""
-    from .pipeline import Format, Request, run
+    from .pipeline import Format, Request
+    from .segment import run
 
     err = Console(stderr=True)
     request = Request(
@@ -113,7 +114,7 @@ def export(
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="embedded, imagenette, cifar10 or folder.")],
+    recipe: Annotated[str, typer.Argument(help="embedded, imagenette, cifar10, folder or masks.")],
     data: Annotated[Path, typer.Option("--data", "-d", help="Where the pictures are.")],
     out: Annotated[
         Path | None,
@@ -133,10 +134,14 @@ def train(
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Train a PaCa-ViT: on Imagenette, on CIFAR-10, or on your own folder of pictures (one sub-folder a
-    class)."""
+    """Train a PaCa-ViT: on Imagenette, on CIFAR-10, on your own folder of pictures (one sub-folder a class),
+    or on your own masks (images/ and masks/)."""
+    from .training import masks
     from .training.run import run
 
+    if recipe == masks.NAME:
+        masks.run(data, out, epochs=epochs, start_from=start_from, seed=seed, device=device)
+        return
     run(
         recipe,
         data,
@@ -151,14 +156,22 @@ def train(
 
 def evaluate(
     model: Annotated[Path, typer.Argument(help="An exported .onnx, or a checkpoint.")],
-    data: Annotated[Path, typer.Argument(help="A .npz pack, or a folder with one sub-folder a class.")],
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="A .npz pack, a folder with one sub-folder a class, or one with images/ and masks/."
+        ),
+    ],
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Folder for evaluation.json and the confusion matrix as PNG."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
 ) -> None:
-    """Accuracy, top-5, precision, recall, F1, ECE and confusion matrix of what is served."""
-    from .training.evaluate import command as run
+    """Accuracy, top-5, precision, recall, F1, ECE and confusion matrix of what is served; of a segmenter
+    mIoU, IoU by class, pixels right, boundary IoU."""
+    from .training import evaluate as classes
+    from .training import mask_evaluate as masks
 
+    run = masks.command if masks.is_segmenter(model) else classes.command
     run(model, data, out=out, as_json=as_json)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from service.files import read_text
 from service.folders import normal
 
-from .paca.config import PaCaConfig
+if TYPE_CHECKING:  # reading names needs no torch
+    from .paca.config import PaCaConfig
 
 IMAGENET = Path(__file__).with_name(
     "imagenet_labels.txt"

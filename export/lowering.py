@@ -15,11 +15,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from .paca.clustering.teacher import ClusteringTeacher
 from .paca.layout import Grid, to_map, to_tokens
-from .paca.model import ClusterAttention, Mlp, PaCaViT, PatchEmbed
+from .paca.model import Attending, ClusterAttention, Mlp, PaCaViT, PatchEmbed
+from .paca.segmentation import ConvNorm, PaCaHead, PaCaSegmenter, Segmentation, resize
 
 
 @torch.no_grad()
@@ -42,6 +43,72 @@ def lower(model: PaCaViT, size: tuple[int, int] | None = None) -> PaCaViT:
         elif isinstance(module, ClusteringTeacher):
             _lower_teacher(module, model.config.grids(size) if size else ())
     return lowered
+
+
+@torch.no_grad()
+def lower_segmenter(model: PaCaSegmenter) -> PaCaSegmenter:
+    """As `lower`, of a segmenter; the copy runs at any size."""
+    lowered = copy.deepcopy(model).eval().requires_grad_(False)
+    lowered.backbone = lower(model.backbone)
+    lowered.set_submodule("decode_head", LevelHead(lowered.decode_head))
+    return lowered
+
+
+class LevelHead(Attending):
+    """`PaCaHead` with its BatchNorms folded, and its queries and clusters computed on each stage's own grid.
+
+    A 1x1 convolution commutes with a bilinear resize, whose weights sum to 1. So what the head convolves on
+    the finest grid, four stages side by side, is convolved stage by stage, resized and added: a third of the
+    work.
+    """
+
+    def __init__(self, head: PaCaHead) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(_plain(conv) for conv in head.convs)
+        width = head.conv_seg.in_channels
+        q, clustering = _plain(head.q[0]), _plain(head.clustering[0])
+        q.weight.mul_(width**0.5)  # ReLU keeps a positive factor; `attend` divides by it
+        q.bias.mul_(width**0.5)  # type: ignore[union-attr]
+        both = torch.cat([q.weight, clustering.weight])
+        self.levels = nn.ModuleList()
+        for i, weight in enumerate(both.split(width, 1)):
+            level = nn.Conv2d(width, 2 * width, 1, bias=i == 0)
+            level.weight.copy_(weight)
+            if level.bias is not None:
+                level.bias.copy_(torch.cat([q.bias, clustering.bias]))  # type: ignore[list-item]
+            self.levels.append(level)
+        self.clustering = head.clustering[1]
+        self.k, self.v = _fold_linear(head.k), _fold_linear(head.v)
+        self.proj, self.conv_seg = _plain(head.proj), head.conv_seg
+        self.requires_grad_(False)
+
+    def forward(self, maps: list[Tensor]) -> Segmentation:
+        grid = (maps[0].shape[-2], maps[0].shape[-1])
+        own = [F.relu(conv(x)) for conv, x in zip(self.convs, maps, strict=True)]
+        x = torch.cat([own[0], *(resize(y, grid) for y in own[1:])], 1)
+        both, *rest = (level(y) for level, y in zip(self.levels, own, strict=True))
+        for y in rest:
+            both = both + resize(y, grid)
+        q, clusters = F.relu(both).chunk(2, 1)
+        scores = self.clustering(clusters)
+        z = scores.flatten(2).softmax(-1)
+        c = z @ to_tokens(x)
+        o = self.attend(to_tokens(q), F.relu(self.k(c)), F.relu(self.v(c)), 1)
+        return Segmentation(self.conv_seg(F.relu(self.proj(to_map(o, grid)))), scores, z)
+
+
+def _plain(conv: nn.Module) -> nn.Conv2d:
+    """Convolution and norm of a `ConvNorm` in one; the ReLU stays with the caller."""
+    assert isinstance(conv, ConvNorm)
+    return fuse_conv_bn_eval(conv.conv, conv.bn)
+
+
+def _fold_linear(layers: nn.Sequential) -> nn.Linear:
+    """Linear and BatchNorm of `linear_norm` in one; the ReLU stays with the caller."""
+    linear, _, norm, *_ = layers
+    assert isinstance(linear, nn.Linear)
+    assert isinstance(norm, nn.BatchNorm1d)
+    return fuse_linear_bn_eval(linear, norm)
 
 
 class MapMlp(nn.Module):

@@ -124,7 +124,7 @@ class Found:
 def find(content: Any, judge: Callable[[Weights], Misfit]) -> Found:
     """The weights in `content` that fit; where none do, those that come nearest, so that the caller can say
     what is wrong. CheckpointError where nothing comes near: what the file holds, and what was looked for."""
-    mappings = list(_mappings(content))
+    mappings = list(tensor_mappings(content))
     if not mappings:
         keys = ", ".join(str(key) for key, _ in _items(content)[:SHOWN])
         raise CheckpointError("the file holds no weights" + (f", only {keys}" if keys else ""))
@@ -164,7 +164,7 @@ def _remarks(taken: Candidate, others: list[Candidate]) -> list[str]:
     return remarks
 
 
-def _mappings(
+def tensor_mappings(
     content: Any, where: tuple[str, ...] = (), seen: frozenset[int] = frozenset()
 ) -> Iterator[tuple[tuple[str, ...], Weights]]:
     """Every mapping with tensors in it, and its place; a pickle may contain itself."""
@@ -175,7 +175,7 @@ def _mappings(
     if tensors:
         yield where, tensors
     for key, value in items:
-        yield from _mappings(value, (*where, str(key)), seen | {id(content)})
+        yield from tensor_mappings(value, (*where, str(key)), seen | {id(content)})
 
 
 def _items(content: Any) -> list[tuple[Any, Any]]:

@@ -7,7 +7,7 @@ naming the first check that failed.
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from service.engine import Device, Engine
 from . import rounding
 from .attention_node import OPSET, node_counts
 from .paca.model import ClusterAttention, PaCaViT
-from .trace import Served
+from .paca.segmentation import PaCaSegmenter
+from .trace import Normalising, Served, ServedSegmenter
 
 BATCHES = (1, 3, 8)
 SIZES = ((0, 0), (32, 64), (96, 32), (1, 6))  # added to (H, W) for dynamic sizes: square, wide, tall, odd
@@ -93,7 +94,7 @@ def check_structure(
     return sum(counts.values()), counts["Attention"], counts["Softmax"]
 
 
-def clustering_nets(model: PaCaViT) -> list[nn.Module]:
+def clustering_nets(model: nn.Module) -> list[nn.Module]:
     """The clusterings that blocks own."""
     return [m.clustering for m in model.modules() if isinstance(m, ClusterAttention) and m.owns_clustering]
 
@@ -117,22 +118,35 @@ class Numbers:
 
 def check_numbers(path: Path, model: PaCaViT, explain_stage: int | None, seed: int = 0) -> Numbers:
     """Runs the file at `path` on random pictures at several batches (and sizes, if dynamic) against `model`
-    in torch, every output.
+    in torch, every output. Raises as `compare` does."""
+    reference = Served(model.eval(), "uint8", explain_stage).eval()
+    ties = any(getattr(net, "near_ties", False) for net in clustering_nets(model))
+    cases = [(batch, 0, 0) for batch in BATCHES]
+    if Engine(path, Device("cpu")).manifest.dynamic_size:
+        cases += [(2, dh, dw) for dh, dw in SIZES]
+    return compare(path, reference, cases, ties=ties, seed=seed)
+
+
+def compare(
+    path: Path,
+    reference: Normalising,
+    cases: Sequence[tuple[int, int, int]],
+    *,
+    ties: bool = False,
+    seed: int = 0,
+) -> Numbers:
+    """Runs the file at `path` against `reference` in torch, every output. cases: pictures of a batch, and
+    what is added to (H, W). ties: two runtimes may assign a few patches differently.
 
     Raises VerificationError where a difference exceeds its tolerance, or the share of pictures with
     near-ties, which are left out, its bound.
     """
     engine = Engine(path, Device("cpu"))
-    reference = Served(model.eval(), "uint8", explain_stage).eval()
     names = reference.output_names
-    ties = any(getattr(net, "near_ties", False) for net in clustering_nets(model))
     height, width = engine.manifest.preprocessing.size
     worst, pictures, left_out = dict.fromkeys(names, 0.0), 0, 0
     worst_at: dict[str, np.ndarray] = {}  # the pictures on which each output differs most
     rng = np.random.default_rng(seed)
-    cases = [(batch, 0, 0) for batch in BATCHES]
-    if engine.manifest.dynamic_size:
-        cases += [(2, dh, dw) for dh, dw in SIZES]
     for batch, dh, dw in cases:
         images = rng.integers(0, 256, (batch, height + dh, width + dw, 3), np.uint8)
         with torch.no_grad():
@@ -187,10 +201,10 @@ def check_numbers(path: Path, model: PaCaViT, explain_stage: int | None, seed: i
 
 
 @torch.no_grad()
-def float32_noise(served: Served, images: np.ndarray) -> dict[str, float]:
+def float32_noise(served: Normalising, images: np.ndarray) -> dict[str, float]:
     """How far float32 itself is from float64 in PyTorch, per output: the largest difference relative to
     max(1, max |float64|)."""
-    exact = Served(copy.deepcopy(served.model).double(), "float32", served.explain_stage).eval()
+    exact = served.exact()
     normalised = (
         torch.from_numpy(images).permute(0, 3, 1, 2).double() * served.scale.double() + served.shift.double()
     )
@@ -210,3 +224,25 @@ def verify(
     height, width = (model.config.image_size,) * 2
     sizes = tuple((height + dh, width + dw) for dh, dw in (SIZES if dynamic_size else SIZES[:1]))
     return Verification(OPSET, nodes, attention, softmax, BATCHES, sizes, **vars(found))
+
+
+def verify_segmenter(proto: onnx.ModelProto, path: Path, model: PaCaSegmenter) -> Verification:
+    """As `verify`, of a segmenter: one Attention node a block and one in the head, one Softmax a clustering
+    and one in the head, and the numbers of square, wide, tall and odd pictures."""
+    config, step = model.config.backbone, model.config.step
+    nodes, attention, softmax = check_structure(
+        proto, config.blocks + 1, config.clusterings + 1, dynamic_size=True
+    )
+    sizes = ((0, 0), (0, 2 * step), (step, 0), (1, 6))
+    cases = [(1 + i % 2, dh, dw) for i, (dh, dw) in enumerate(sizes)]
+    found = compare(path, ServedSegmenter(model.eval(), "uint8").eval(), cases)
+    side = config.image_size
+    return Verification(
+        OPSET,
+        nodes,
+        attention,
+        softmax,
+        (1, 2),
+        tuple((side + dh, side + dw) for dh, dw in sizes),
+        **vars(found),
+    )

@@ -26,15 +26,37 @@ SCHEMAS = (1, 2)  # what is read; 1 has no table of outputs and no weights_id
 MANIFEST_KEY = "paca.manifest"
 HEAD_KEY = "paca.head"
 EXPLAIN_KEY = "paca.explain"
-RESIZES = ("stretch", "shortest")
+RESIZES = ("stretch", "shortest", "aspect")
 INTERPOLATIONS = ("bilinear", "bicubic")
 INPUTS = ("uint8", "float32")
 PRECISIONS = ("fp32", "fp16", "int8")
-TASKS = ("classification", "segmentation")
 LINEAR, FIRST_ORDER, NO_HEAD = HEADS = ("linear", "first_order", "none")
 ROLES = ("logits", "tokens", "assignment", "membership", "features")
 CHANNELS = 3  # of the pictures that are served: RGB
 SAMPLES = 64  # numbers of a golden map, at most
+MAX_SEGMENTS = 256  # classes that a label map of one byte a pixel can name
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a model is for. jobs: what may be requested of it, the usual one first: names of endpoints.
+    outputs: of its graph, whatever else it puts out. dense: it names a class for every place, not for the
+    picture."""
+
+    name: str
+    jobs: tuple[str, ...]
+    outputs: frozenset[str]
+    dense: bool
+
+
+TASKS = {
+    row.name: row
+    for row in (
+        Task("classification", ("classify", "explain"), frozenset({"logits"}), dense=False),
+        Task("segmentation", ("segment",), frozenset({"logits", "assignment_0"}), dense=True),
+    )
+}
+DEFAULT_TASK = next(iter(TASKS))
 
 
 def _one_of(values: tuple[str, ...]) -> AfterValidator:
@@ -51,6 +73,7 @@ def _one_of(values: tuple[str, ...]) -> AfterValidator:
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
+Byte = Annotated[int, Field(ge=0, le=255)]
 Side = Annotated[int, Field(ge=1, le=4096)]  # pixels or patches
 Shape = tuple[int | str, ...]
 T = TypeVar("T")
@@ -59,8 +82,10 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Preprocessing:
     """size: (H, W) of the network's input. resize: "stretch" = the whole picture to size, aspect not kept;
-    "shortest" = the shorter side to size / crop, then the centre. mean, std: of pixel values in 0..1, applied
-    inside the graph when the input is uint8."""
+    "shortest" = the shorter side to size / crop, then the centre; "aspect" = the whole picture, its shorter
+    side to size, the longer one as the aspect asks but at most `longest`, both in multiples of `step`: few
+    sizes, so that pictures can share a run. mean, std: of pixel values in 0..1, applied inside the graph when
+    the input is uint8."""
 
     size: tuple[Side, Side]
     resize: Annotated[str, _one_of(RESIZES)]
@@ -68,6 +93,16 @@ class Preprocessing:
     interpolation: Annotated[str, _one_of(INTERPOLATIONS)]
     mean: tuple[Finite, Finite, Finite]
     std: tuple[Positive, Positive, Positive]
+    step: Count = 0
+    longest: Count = 0
+
+    def input_size(self, width: int, height: int) -> tuple[int, int]:
+        """(H, W) of the network's input for a picture of these pixels."""
+        if self.resize != "aspect":
+            return self.size
+        scale = min(min(self.size) / min(width, height), self.longest / max(width, height))
+        rows, columns = (self.step * max(1, round(side * scale / self.step)) for side in (height, width))
+        return rows, columns
 
     def to_float(self, images: np.ndarray) -> np.ndarray:
         """uint8 (B, H, W, 3) → normalised float32 (B, 3, H, W): what a graph with the input kind float32
@@ -145,7 +180,8 @@ class Manifest:
     exporter checked, as name → measured value. accuracy: measured figures of this model, if known. gates: of
     a file of smaller numbers that was judged on labelled pictures. head: how the logits come from the tokens;
     "linear": their mean times `Head`; "first_order": by more than that, explain.onnx has the contributions;
-    "none": not from tokens."""
+    "none": not from tokens. Of models that segment only: palette, a colour (R, G, B) a class, black = leave
+    the photo as it is; output_stride, pixels of the input to one place of the logits."""
 
     name: str
     variant: str
@@ -167,13 +203,20 @@ class Manifest:
     temperature: Positive = 1.0
     verification: dict[str, Any] = field(default_factory=dict)
     accuracy: dict[str, Any] = field(default_factory=dict)
-    task: Annotated[str, _one_of(TASKS)] = "classification"
+    task: Annotated[str, _one_of(tuple(TASKS))] = DEFAULT_TASK
     outputs: tuple[OutputInfo, ...] = ()
     channels: int = CHANNELS
     weights_id: str | None = None
     gates: Gates | None = None
     head: Annotated[str, _one_of(HEADS)] = LINEAR
+    palette: tuple[tuple[Byte, Byte, Byte], ...] = ()
+    output_stride: Count = 0
     schema: int = SCHEMA
+
+    @property
+    def purpose(self) -> Task:
+        """The row of its task."""
+        return TASKS[self.task]
 
     @property
     def has_tokens(self) -> bool:
@@ -211,7 +254,7 @@ class Manifest:
         if self.schema > 1 and not self.weights_id:
             raise BadArtifact(f"the model's manifest has schema {self.schema}, but no weights_id")
         named = {output.name for output in self.outputs}
-        expected = {"logits", *(stage.output for stage in self.clustered_stages)}
+        expected = {*self.purpose.outputs, *(stage.output for stage in self.clustered_stages)}
         expected |= {"tokens"} if self.has_tokens else set()
         expected |= {"features"} if self.explain else set()
         if missing := expected - named:
@@ -226,8 +269,30 @@ class Manifest:
                 "the model's head is of first order, but explain.onnx has no map of its last stage"
             )
         classes = len(self.labels)
-        if self.golden and (self.golden.top >= classes or len(self.golden.logits) > classes):
+        most = SAMPLES if self.purpose.dense else classes
+        if self.golden and (self.golden.top >= classes or len(self.golden.logits) > most):
             raise BadArtifact(f"the golden answer in the model's manifest is not one of {classes} classes")
+        p = self.preprocessing
+        if p.resize == "aspect" and not (
+            self.dynamic_size and 0 < p.step <= min(p.size) <= p.longest <= 4096
+        ):
+            raise BadArtifact(
+                "the model's manifest keeps the aspect of pictures; then dynamic_size, step and longest must "
+                "be set, with step <= size <= longest"
+            )
+        if self.purpose.dense:
+            self._check_segmentation()
+
+    def _check_segmentation(self) -> None:
+        classes = len(self.labels)
+        if classes > MAX_SEGMENTS:
+            raise BadArtifact(f"the model names {classes} classes; a label map can name {MAX_SEGMENTS}")
+        if len(self.palette) != classes:
+            raise BadArtifact(
+                f"the model's manifest has {len(self.palette)} colours in its palette for {classes} classes"
+            )
+        if not self.output_stride:
+            raise BadArtifact("the model's manifest has no output_stride")
 
     def check_graph(
         self, inputs: Mapping[str, tuple[str, Sequence[Any]]], outputs: Mapping[str, Any]
@@ -258,7 +323,7 @@ class Manifest:
                     f"the model's output {output.name} is {list(outputs[output.name][1])}, but its manifest "
                     f"says {list(output.shape)}"
                 )
-        if (logits := outputs["logits"][1][-1]) != len(self.labels):
+        if (logits := outputs["logits"][1][1]) != len(self.labels):
             raise BadArtifact(
                 f"the model has {logits} logits, but its manifest lists {len(self.labels)} labels"
             )
@@ -349,6 +414,11 @@ def sample(array: np.ndarray) -> np.ndarray:
     """Up to `SAMPLES` numbers spread evenly over `array`, float32: enough to tell two maps apart."""
     flat = np.asarray(array, np.float32).ravel()
     return flat[np.linspace(0, max(flat.size - 1, 0), min(flat.size, SAMPLES)).astype(int)]
+
+
+def golden_logits(logits: np.ndarray) -> np.ndarray:
+    """What a golden answer compares: of a picture's logits (K,) all, of (K, H, W) a `sample`."""
+    return logits if logits.ndim == 1 else sample(logits)
 
 
 def _read(cls: type[T], text: str, what: str) -> T:

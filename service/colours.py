@@ -9,7 +9,9 @@ evenly from end to end, also for colour-blind eyes and in grey print; there is n
 from __future__ import annotations
 
 import base64
+import colorsys
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,6 +91,23 @@ CLUSTERS = np.array(
     ],
     np.uint8,
 )
+
+
+# names of classes that are what is left over: overlays leave the photo there as it is
+LEFT_OVER = frozenset({"background", "_background_", "void", "unlabeled", "unlabelled", "other"})
+GOLDEN_ANGLE = 0.381966  # of the colour circle: hues one after the other are far apart, however many
+
+
+def class_colours(labels: Sequence[str]) -> tuple[tuple[int, int, int], ...]:
+    """A colour (R, G, B) for every class of a label map: first those of `CLUSTERS`, then hues that go round;
+    black for a class that is what is left over."""
+    hues = [
+        colorsys.hsv_to_rgb(i * GOLDEN_ANGLE % 1, 0.55 + 0.35 * (i % 2), 0.95 - 0.1 * (i % 3))
+        for i in range(256)
+    ]
+    others = [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in hues]
+    free = iter([*((int(r), int(g), int(b)) for r, g, b in CLUSTERS), *others])
+    return tuple((0, 0, 0) if label.strip().casefold() in LEFT_OVER else next(free) for label in labels)
 
 
 def css_gradient(table: np.ndarray, stops: int = 17) -> str:

@@ -13,6 +13,7 @@ from torch import nn
 
 from .clustering.learned import KERNEL
 from .config import PaCaConfig, StageConfig
+from .segmentation import SegmenterConfig
 
 
 def parameters(model: nn.Module) -> int:
@@ -39,6 +40,20 @@ def macs(config: PaCaConfig, size: tuple[int, int] | None = None) -> int:
     if config.teacher_depths:
         total += _teacher(config, dims, grids)
     return total
+
+
+def segmenter_macs(config: SegmenterConfig, size: tuple[int, int] | None = None) -> int:
+    """Multiply-accumulates of a segmenter as it is served, its 1x1 convolutions on each stage's own grid."""
+    trunk, width, classes = config.backbone, config.width, config.num_classes
+    grids = [height * width_ for height, width_ in trunk.grids(size)]
+    finest, joint = grids[0], width * len(grids)
+    levels = sum(
+        n * (stage.dim * width + 2 * width * width) for stage, n in zip(trunk.stages, grids, strict=True)
+    )
+    pooling = finest * classes * (width + joint)  # scores, then one vector a class
+    attention = 2 * finest * classes * width + 2 * classes * joint * width
+    end = finest * (width * width + width * classes)
+    return macs(dataclasses.replace(trunk, num_classes=0), size) + levels + pooling + attention + end
 
 
 def _stem(config: PaCaConfig, size: tuple[int, int] | None) -> int:

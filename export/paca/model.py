@@ -64,13 +64,23 @@ def attend_explicit(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
 
 def use_attention(model: nn.Module, function: Attend) -> None:
-    """Makes every block of `model` compute its attention with `function`, in place."""
+    """Makes everything in `model` that attends do so with `function`, in place."""
     for module in model.modules():
-        if isinstance(module, ClusterAttention):
+        if isinstance(module, Attending):
             module.attend = function
 
 
-class ClusterAttention(nn.Module):
+class Attending(nn.Module):
+    """Something with an attention whose computation can be exchanged."""
+
+    attend: Attend
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend = attend
+
+
+class ClusterAttention(Attending):
     """Patch-to-cluster attention (paper, eq. 3-6):
 
         z = Clustering(x)              (B, M, N)   each cluster a distribution over the N patches
@@ -81,13 +91,10 @@ class ClusterAttention(nn.Module):
     values are the patches.
     """
 
-    attend: Attend
-
     def __init__(self, stage: StageConfig, owns_clustering: bool) -> None:
         super().__init__()
         dim = stage.dim
         self.heads = stage.heads
-        self.attend = attend
         if stage.clusters:
             self.cluster_norm = nn.LayerNorm(dim, eps=EPS)
         if owns_clustering:

@@ -31,7 +31,7 @@ def recognise(shapes: Shapes) -> tuple[PaCaConfig, tuple[str, ...]]:
     except KeyError as error:
         raise Unrecognised(f"these are not the weights of a PaCa-ViT: there is no {error.args[0]}") from None
     for named in VARIANTS.values():
-        if _fingerprint(named) == _fingerprint(found):
+        if fingerprint(named) == fingerprint(found):
             config = dataclasses.replace(named, num_classes=found.num_classes)
             return config, (
                 f"recognised as {named.name}; heads and picture size are that variant's, as weights do not "
@@ -44,7 +44,7 @@ def recognise(shapes: Shapes) -> tuple[PaCaConfig, tuple[str, ...]]:
     )
 
 
-def _fingerprint(config: PaCaConfig) -> tuple[object, ...]:
+def fingerprint(config: PaCaConfig) -> tuple[object, ...]:
     """What tensors can tell of a config, bar the number of classes."""
     stages = tuple(
         (

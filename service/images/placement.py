@@ -44,7 +44,7 @@ def preprocess(
     """The network's input as uint8 (H, W, 3), resized as in training and evaluation, and its place. rgb: (h,
     w, 3) uint8, upright, possibly decoded smaller than the original (width, height). With "shortest" the
     centre is cut in the same step, without rounding to whole pixels."""
-    rows, columns = preprocessing.size
+    rows, columns = preprocessing.input_size(width, height)
     place = _placement(width, height, preprocessing)
     across, down = _covered(width, rgb.shape[1]) / width, _covered(height, rgb.shape[0]) / height
     box = (place.x0 * across, place.y0 * down, place.x1 * across, place.y1 * down)
@@ -59,13 +59,13 @@ def preprocess(
 def _whole(preprocessing: Preprocessing) -> tuple[int, int]:
     """(H, W) that the resize gives the part of the picture it starts from, before the centre is cut."""
     rows, columns = preprocessing.size
-    if preprocessing.resize == "stretch":
+    if preprocessing.resize != "shortest":
         return rows, columns
     return math.floor(rows / preprocessing.crop), math.floor(columns / preprocessing.crop)
 
 
 def _placement(width: int, height: int, preprocessing: Preprocessing) -> Placement:
-    if preprocessing.resize == "stretch":
+    if preprocessing.resize != "shortest":
         return Placement(0.0, 0.0, float(width), float(height), width, height)
     (rows, columns), whole = preprocessing.size, _whole(preprocessing)
     scale = max(whole[0] / height, whole[1] / width)

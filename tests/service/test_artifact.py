@@ -123,7 +123,7 @@ def test_a_file_of_schema_1_is_read_and_its_outputs_follow_from_its_stages() -> 
         (changed(temperature=float("nan")), "wrong at temperature: .*finite"),
         (changed(config=None), "wrong at config"),
         (changed(preprocessing={"size": [8, 8]}), r"wrong at preprocessing\.resize: Field required"),
-        (nested(preprocessing={"resize": "wrap"}), "be stretch or shortest .it is 'wrap'"),
+        (nested(preprocessing={"resize": "wrap"}), "be stretch or shortest or aspect .it is 'wrap'"),
         (nested(preprocessing={"size": ["wide", 8]}), r"wrong at preprocessing\.size\.0: .*integer"),
         (nested(preprocessing={"size": [8]}), r"wrong at preprocessing\.size\.1: Field required"),
         (nested(preprocessing={"size": [-8, 8]}), r"wrong at preprocessing\.size\.0: .*greater"),
