@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from service.novelty import NOVELTY_KEY, Statistics
 
 from ..paca.model import PaCaViT
+from ..paca.segmentation import PaCaSegmenter
 
 CONFIG, LABELS, TEMPERATURE, TRAINING = "paca.config", "paca.labels", "paca.temperature", "paca.training"
 
@@ -31,6 +32,20 @@ def save_final(
 ) -> None:
     """Writes `model` as float16 (integer buffers as they are) with its metadata; in one step, so that no half
     file is ever at `path`. extra: the training's own account."""
+    metadata = {
+        TEMPERATURE: repr(float(temperature)),
+        TRAINING: json.dumps(extra, ensure_ascii=False),
+        **({NOVELTY_KEY: novelty.to_text()} if novelty else {}),
+    }
+    _save(model, path, labels, metadata)
+
+
+def save_segmenter(model: PaCaSegmenter, path: Path, labels: tuple[str, ...], extra: dict[str, Any]) -> None:
+    """The same of a segmenter, which has no temperature; `paca.config` is that of SegmenterConfig."""
+    _save(model, path, labels, {TRAINING: json.dumps(extra, ensure_ascii=False)})
+
+
+def _save(model: PaCaViT | PaCaSegmenter, path: Path, labels: tuple[str, ...], more: dict[str, str]) -> None:
     if len(labels) != model.config.num_classes:
         raise ValueError(f"{len(labels)} labels for {model.config.num_classes} classes")
     tensors = {
@@ -40,9 +55,7 @@ def save_final(
     metadata = {
         CONFIG: json.dumps(model.config.to_dict()),
         LABELS: json.dumps(labels, ensure_ascii=False),
-        TEMPERATURE: repr(float(temperature)),
-        TRAINING: json.dumps(extra, ensure_ascii=False),
-        **({NOVELTY_KEY: novelty.to_text()} if novelty else {}),
+        **more,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
