@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Generic, Self, TypeVar
 
 import typer
 from rich.console import Console
@@ -32,15 +32,22 @@ from .dataplane import Call, DataPlane, OneModel
 from .errors import BadImage, DeviceLost, PacaError
 from .files import write_text
 from .methods import METHODS
-from .options import COLORMAPS, FORMATS, ClassifyOptions, ExplainOptions
+from .options import (
+    COLORMAPS,
+    FORMATS,
+    SEGMENT_RENDERS,
+    ClassifyOptions,
+    ExplainOptions,
+    SegmentOptions,
+)
 from .precision import choices as precisions
 from .providers import choices
 from .render import DEFAULT_FORMAT, RENDERS
-from .results import Classification, ExplainResult, Novelty
+from .results import Classification, ExplainResult, Novelty, Result, SegmentResult
 from .version import this_build
 
 GROUP = "paca.commands"
-Result = TypeVar("Result", bound=Classification)
+R = TypeVar("R", bound=Result)
 
 
 # which extra brings a library that only some commands need
@@ -189,7 +196,7 @@ def classify(
 ) -> None:
     """Classify pictures without a server."""
     options = ClassifyOptions(top_k=top_k)
-    with _Results(as_json) as results:
+    with _Classes(as_json) as results:
         asyncio.run(
             _each(inputs, model, lambda plane, data: plane.classify([data], options, Call()), results.add)
         )
@@ -238,7 +245,7 @@ def explain(
     paths = list(_sources(inputs, []))
     names = dict(zip(paths, report_names(paths), strict=True))
     out.mkdir(parents=True, exist_ok=True)
-    with _Results(as_json) as results:
+    with _Classes(as_json) as results:
 
         def receive(path: str, result: ExplainResult | PacaError) -> None:
             results.add(path, result)
@@ -248,6 +255,46 @@ def explain(
         asyncio.run(_each(inputs, model, lambda plane, data: plane.explain([data], options, Call()), receive))
     if not as_json:
         _say(f"overlays and reports are in {out}")
+
+
+def segment(
+    inputs: Inputs,
+    model: Model = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for maps, overlays and reports.")] = Path(
+        "out"
+    ),
+    classes: Annotated[
+        list[str] | None,
+        typer.Option("--class", "-c", help="Class name or id to tell of; repeatable. Default: all."),
+    ] = None,
+    min_area: Annotated[
+        float, typer.Option(min=0, max=1, help="Leave out segments of a smaller part of the picture.")
+    ] = 0.0,
+    alpha: Annotated[float, typer.Option(min=0, max=1, help="Strength of the overlay.")] = 0.6,
+    as_json: AsJson = False,
+) -> None:
+    """Segment pictures without a server: a label map (PNG, a pixel is its class's id), an overlay and a
+    self-contained HTML report each in the folder --out."""
+    options = SegmentOptions(
+        classes=tuple(classes or ()), min_area=min_area, alpha=alpha, render=SEGMENT_RENDERS
+    )
+    paths = list(_sources(inputs, []))
+    names = dict(zip(paths, report_names(paths), strict=True))
+    out.mkdir(parents=True, exist_ok=True)
+    with _Segments(as_json) as results:
+
+        def receive(path: str, result: SegmentResult | PacaError) -> None:
+            results.add(path, result)
+            if not isinstance(result, PacaError):
+                _write_segments(out, names[path], result)
+
+        asyncio.run(
+            _each(
+                inputs, model, lambda plane, data: plane.segment([data], options, Call()), receive, "segment"
+            )
+        )
+    if not as_json:
+        _say(f"maps, overlays and reports are in {out}")
 
 
 def inspect(
@@ -478,11 +525,12 @@ def _folded(name: str) -> str:
 async def _each(
     inputs: Sequence[str],
     model: Path | None,
-    run: Callable[[DataPlane, bytes], Awaitable[list[Result | PacaError]]],
-    receive: Callable[[str, Result | PacaError], None],
+    run: Callable[[DataPlane, bytes], Awaitable[list[R | PacaError]]],
+    receive: Callable[[str, R | PacaError], None],
+    job: str = "classify",
 ) -> None:
     """Runs one picture after the other and gives its name and result, or what was wrong with it, to `receive`
-    at once: never more than one picture is held."""
+    at once: never more than one picture is held. job: what an embedded model must be able to do."""
     from .folders import summary
     from .predictor import Predictor
 
@@ -491,7 +539,7 @@ async def _each(
     first = next(sources)
     if model is not None and not model.is_file():
         raise PacaError(f"{model} is not a file; make a model with `paca export`")
-    predictor = Predictor.open(model)
+    predictor = Predictor.open(model, job=job)
     try:
         plane = DataPlane(OneModel(predictor))
         for name in itertools.chain([first], sources):
@@ -505,8 +553,8 @@ async def _each(
 async def _one(
     plane: DataPlane,
     name: str,
-    run: Callable[[DataPlane, bytes], Awaitable[list[Result | PacaError]]],
-) -> Result | PacaError:
+    run: Callable[[DataPlane, bytes], Awaitable[list[R | PacaError]]],
+) -> R | PacaError:
     try:
         data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:
@@ -526,16 +574,28 @@ def _write_report(out: Path, stem: str, result: ExplainResult, colormap: str) ->
             (out / f"{stem}.{label}.{kind}.{suffix}").write_bytes(picture.data)
 
 
+def _write_segments(out: Path, stem: str, result: SegmentResult) -> None:
+    from .segment_report import segment_report
+
+    write_text(out / f"{stem}.html", segment_report(result))
+    pictures = {"map": result.map, **result.images}
+    pictures |= {f"{s.class_id}.cluster": s.cluster for s in result.segments if s.cluster}
+    for kind, picture in pictures.items():
+        (out / f"{stem}.{kind}.{picture.mime.removeprefix('image/')}").write_bytes(picture.data)
+
+
 def _say(text: str) -> None:
     Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-class _Results:
+class _Results(Generic[R]):
     """Prints results: JSON lines as they come, or one table at the end. Leaving it raises the last PacaError
     of a picture, so that the exit code says that one failed."""
 
+    columns = ("picture", "class", "score", "then")
+
     def __init__(self, as_json: bool) -> None:
-        self._table = None if as_json else Table("picture", "class", "score", "then")
+        self._table = None if as_json else Table(*self.columns)
         self._failure: PacaError | None = None
 
     def __enter__(self) -> Self:
@@ -547,43 +607,67 @@ class _Results:
         if self._failure and error is None:
             raise self._failure
 
-    def add(self, name: str, result: Classification | PacaError) -> None:
+    def add(self, name: str, result: R | PacaError) -> None:
         """Takes one picture's result."""
         if isinstance(result, PacaError):
             self._failure = PacaError(f"{name}: {result}")
-        if self._table is None:
-            print(json.dumps(_values(name, result)), flush=True)
-        elif isinstance(result, PacaError):
-            self._table.add_row(escape(Path(name).name), "[red]failed[/red]", "", escape(str(result)))
+            if self._table is None:
+                print(json.dumps({"file": name, "error": str(result)}), flush=True)
+            else:
+                self._table.add_row(escape(Path(name).name), "[red]failed[/red]", "", escape(str(result)))
+        elif self._table is None:
+            common = {"file": name, "model": result.model, "model_version": result.model_version}
+            warnings = {"warnings": list(result.warnings)} if result.warnings else {}
+            print(json.dumps({**common, **self.members(result), **warnings}), flush=True)
         else:
-            first, *rest = result.predictions
-            then = ", ".join(f"{p.label} {p.score:.3f}" for p in rest[:3])
-            doubt = (
-                "[yellow]perhaps none of these[/yellow] "
-                if result.novelty and result.novelty.is_novel
-                else ""
-            )
-            self._table.add_row(
-                escape(Path(name).name), escape(first.label), f"{first.score:.3f}", doubt + escape(then)
-            )
+            self._table.add_row(escape(Path(name).name), *self.cells(result))
+
+    def members(self, result: R) -> dict[str, Any]:
+        """A result in JSON."""
+        raise NotImplementedError
+
+    def cells(self, result: R) -> tuple[str, ...]:
+        """A result in the table, after the picture's name."""
+        raise NotImplementedError
+
+
+class _Classes(_Results[Classification]):
+    """Of classify and explain."""
+
+    def members(self, result: Classification) -> dict[str, Any]:
+        return {
+            "predictions": [vars(prediction) for prediction in result.predictions],
+            **({"novelty": _novelty(result.novelty)} if result.novelty else {}),
+            **({"checks": checks} if (checks := _checks(result)) else {}),
+        }
+
+    def cells(self, result: Classification) -> tuple[str, ...]:
+        first, *rest = result.predictions
+        then = ", ".join(f"{p.label} {p.score:.3f}" for p in rest[:3])
+        novel = result.novelty and result.novelty.is_novel
+        doubt = "[yellow]perhaps none of these[/yellow] " if novel else ""
+        return escape(first.label), f"{first.score:.3f}", doubt + escape(then)
+
+
+class _Segments(_Results[SegmentResult]):
+    """Of segment."""
+
+    columns = ("picture", "largest", "area", "then")
+
+    def members(self, result: SegmentResult) -> dict[str, Any]:
+        told = ("label", "class_id", "area", "pixels", "bbox", "score")
+        return {"segments": [{name: getattr(s, name) for name in told} for s in result.segments]}
+
+    def cells(self, result: SegmentResult) -> tuple[str, ...]:
+        if not result.segments:
+            return "none", "", ""
+        first, *rest = result.segments
+        then = ", ".join(f"{s.label} {100 * s.area:.1f} %" for s in rest[:5])
+        return escape(first.label), f"{100 * first.area:.1f} %", escape(then)
 
 
 def _novelty(novelty: Novelty) -> dict[str, Any]:
     return {**vars(novelty), "is_novel": novelty.is_novel}
-
-
-def _values(name: str, result: Classification | PacaError) -> dict[str, Any]:
-    if isinstance(result, PacaError):
-        return {"file": name, "error": str(result)}
-    return {
-        "file": name,
-        "model": result.model,
-        "model_version": result.model_version,
-        "predictions": [vars(prediction) for prediction in result.predictions],
-        **({"novelty": _novelty(result.novelty)} if result.novelty else {}),
-        **({"warnings": list(result.warnings)} if result.warnings else {}),
-        **({"checks": checks} if (checks := _checks(result)) else {}),
-    }
 
 
 def _checks(result: Classification) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ import numpy as np
 
 from .admission import Admission, MemoryWatch
 from .errors import (
+    BadParameter,
     ClientGone,
     DeadlineExceeded,
     MalformedRequest,
@@ -28,13 +29,13 @@ from .errors import (
     Unavailable,
     UnknownModel,
 )
-from .options import ClassifyOptions, ExplainOptions
+from .options import ClassifyOptions, ExplainOptions, SegmentOptions
 from .predictor import MAX_ROWS, Predictor, gather
 from .registry import ModelStatus
-from .results import Classification, ExplainResult, Timings
+from .results import Classification, ExplainResult, Result, SegmentResult, Timings
 
 T = TypeVar("T")
-R = TypeVar("R", bound=Classification)
+R = TypeVar("R", bound=Result)
 # Ends the second name of a model in the inference protocol: its input is encoded photos.
 ENCODED = "-image"
 
@@ -61,7 +62,9 @@ class Models(Protocol):
 
     def models(self) -> list[ModelStatus]: ...
 
-    def get(self, name: str | None = None, version: str | None = None) -> Predictor: ...
+    def get(
+        self, name: str | None = None, version: str | None = None, job: str | None = None
+    ) -> Predictor: ...
 
 
 class OneModel:
@@ -76,7 +79,7 @@ class OneModel:
         p = self._predictor
         return [ModelStatus(p.name, (p.version,), p.version, p)]
 
-    def get(self, name: str | None = None, version: str | None = None) -> Predictor:
+    def get(self, name: str | None = None, version: str | None = None, job: str | None = None) -> Predictor:
         """The predictor; UnknownModel where another one is named."""
         p = self._predictor
         if name not in (None, p.name) or version not in (None, p.version):
@@ -148,7 +151,7 @@ class DataPlane:
         models: Models,
         *,
         max_images: int = 16,
-        observe: Callable[[str, Classification], None] = lambda model, result: None,
+        observe: Callable[[str, Result], None] = lambda model, result: None,
     ) -> None:
         """max_images: encoded pictures of one request. observe: is told each picture's model and result."""
         self._models, self.max_images, self._observe = models, max_images, observe
@@ -164,18 +167,22 @@ class DataPlane:
         """Every loaded model."""
         return self._models.models()
 
-    def select(self, model: str | None) -> Predictor:
-        """The model of NAME or NAME:VERSION, None = the default. UnknownModel, NotReady; Overloaded where it
-        has no room, so that a door can refuse before it reads a body."""
+    def select(self, model: str | None, job: str | None = None) -> Predictor:
+        """The model of NAME or NAME:VERSION, None = the one that answers a job by default. UnknownModel,
+        NotReady; BadParameter where its task is another one; Overloaded where it has no room, so that a door
+        can refuse before it reads a body."""
         name, _, version = (model or "").partition(":")
-        return self._with_room(self._models.get(name or None, version or None))
+        predictor = self._models.get(name or None, version or None, job)
+        if job:
+            predictor.require(job)
+        return self._with_room(predictor)
 
     async def classify(
         self, pictures: Sequence[bytes | PacaError], options: ClassifyOptions, call: Call
     ) -> list[Classification | PacaError]:
         """A result or an error for each picture, in order. pictures: encoded files, or what was wrong with
         one. Raises UnknownModel, Unavailable, DeadlineExceeded or ClientGone for the request as a whole."""
-        predictor = self.select(options.model)
+        predictor = self.select(options.model, "classify")
         return await self._each(
             predictor, pictures, lambda data: predictor.classify(data, options, call.deadline), call
         )
@@ -184,10 +191,21 @@ class DataPlane:
         self, pictures: Sequence[bytes | PacaError], options: ExplainOptions, call: Call
     ) -> list[ExplainResult | PacaError]:
         """As `classify`, with explanations; BadParameter where the model cannot do what is requested."""
-        predictor = self.select(options.model)
+        predictor = self.select(options.model, "explain")
         plan = predictor.plan(options)
         return await self._each(
             predictor, pictures, lambda data: predictor.explain(data, plan, call.deadline), call
+        )
+
+    async def segment(
+        self, pictures: Sequence[bytes | PacaError], options: SegmentOptions, call: Call
+    ) -> list[SegmentResult | PacaError]:
+        """As `classify`, with the class of every pixel; BadParameter for a class that the model does not
+        know."""
+        predictor = self.select(options.model, "segment")
+        plan = predictor.plan_segments(options)
+        return await self._each(
+            predictor, pictures, lambda data: predictor.segment(data, plan, call.deadline), call
         )
 
     def find(self, name: str, version: str | None) -> tuple[Predictor, bool]:
@@ -237,11 +255,13 @@ class DataPlane:
                 raise MalformedRequest(
                     "`classification` is a parameter of the output logits: how many classes, from 1"
                 )
+            if output.best is not None:
+                predictor.require("classify")
 
         async def run() -> dict[str, np.ndarray]:
             batch = request.image
             if isinstance(batch, list):
-                batch = np.stack(await gather(predictor.prepare(data, call.deadline) for data in batch))
+                batch = _stacked(await gather(predictor.prepare(data, call.deadline) for data in batch))
             return await predictor.infer(batch, tuple(output.name for output in requested), call.deadline)
 
         arrays = await self._admitted(predictor, pictures, run(), call)
@@ -334,6 +354,18 @@ class DataPlane:
                 return await run_until_deadline(work, call)
         finally:
             work.close()  # where it was refused before it began
+
+
+def _stacked(pictures: list[np.ndarray]) -> np.ndarray:
+    """One tensor of all; BadParameter where a model that keeps the aspect made them of several sizes."""
+    sizes = sorted({picture.shape for picture in pictures})
+    if len(sizes) > 1:
+        raise BadParameter(
+            f"these pictures have {len(sizes)} sizes as the model takes them, and a tensor has one; send "
+            "pictures "
+            "of one aspect together"
+        )
+    return np.stack(pictures)
 
 
 def _best_classes(logits: np.ndarray, best: int, labels: Sequence[str]) -> list[bytes]:

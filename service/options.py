@@ -20,6 +20,7 @@ from .render import DEFAULT_FORMAT, ENCODINGS, RENDERS
 FORMATS = tuple(ENCODINGS)
 COLORMAPS = tuple(COLOUR_MAPS)
 MAX_TARGETS = 5
+MAX_SEGMENT_CLASSES = 32
 MAX_CLUSTERS = 16
 MAX_SIDE = 1024  # of a rendered picture whose size was given in pixels, and cap of "original"
 
@@ -76,8 +77,8 @@ ClassName = Annotated[str, Field(min_length=1, max_length=200)]
 ClassId = Annotated[int, BeforeValidator(_number), Field(ge=0, le=1_000_000)]
 
 
-class ClassifyOptions(BaseModel):
-    """What both jobs take."""
+class JobOptions(BaseModel):
+    """What every job takes."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, validate_by_name=True, validate_by_alias=True
@@ -90,7 +91,6 @@ class ClassifyOptions(BaseModel):
         "version.",
         examples=["imagenette"],
     )
-    top_k: Int = Field(5, ge=1, le=1000, description="How many classes to answer, best first.", examples=[3])
 
     def __init__(self, **values: Any) -> None:
         """Raises BadParameter, which names the parameter and what is allowed."""
@@ -103,6 +103,12 @@ class ClassifyOptions(BaseModel):
     def names(cls) -> list[str]:
         """The parameters as callers write them."""
         return [field.alias or name for name, field in cls.model_fields.items()]
+
+
+class ClassifyOptions(JobOptions):
+    """What the jobs of classifiers take."""
+
+    top_k: Int = Field(5, ge=1, le=1000, description="How many classes to answer, best first.", examples=[3])
 
 
 class ExplainOptions(ClassifyOptions):
@@ -183,7 +189,47 @@ class ExplainOptions(ClassifyOptions):
     )
 
 
-def _bad_parameter(error: ValidationError, kind: type[ClassifyOptions]) -> BadParameter:
+SEGMENT_RENDERS = ("overlay", "clusters")
+MASKS = ("none", "rle", "png")
+
+
+class SegmentOptions(JobOptions):
+    """What a segmentation takes."""
+
+    masks: Annotated[str, OneOf(MASKS)] = Field(
+        "none",
+        description="A mask for each segment: `rle` = COCO's uncompressed run lengths, `png` = a "
+        "black-and-white "
+        "picture.",
+        examples=["rle"],
+    )
+    classes: Annotated[
+        tuple[ClassName | ClassId, ...], BeforeValidator(_several), Field(max_length=MAX_SEGMENT_CLASSES)
+    ] = Field(
+        (),
+        description="Classes to tell of, by name or id; give it several times for several. The map always "
+        "holds "
+        "all. Default: all.",
+        examples=[[1]],
+    )
+    min_area: Float = Field(
+        0.0, ge=0, le=1, description="Leave out segments of a smaller part of the picture.", examples=[0.01]
+    )
+    render: Annotated[
+        tuple[Annotated[str, OneOf(SEGMENT_RENDERS)], ...],
+        BeforeValidator(_words),
+        Field(max_length=len(SEGMENT_RENDERS)),
+    ] = Field(
+        (),
+        description="Pictures to make besides the map: `overlay` = the photo tinted by class, `clusters` = "
+        "for each "
+        "class the places that its cluster gathers.",
+        examples=[["overlay"]],
+    )
+    alpha: Float = Field(0.6, ge=0, le=1, description="Strength of an overlay, 0 to 1.", examples=[0.5])
+
+
+def _bad_parameter(error: ValidationError, kind: type[JobOptions]) -> BadParameter:
     errors = error.errors(include_url=False, include_context=False)
     first = errors[0]
     name = printable(str(first["loc"][0])) if first["loc"] else "parameters"

@@ -25,23 +25,32 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import numpy as np
 
-from . import assemble, images, repository
+from . import assemble, images, onnx_file, repository, segment
 from .artifact import Manifest
 from .assemble import Photo, Scene
 from .batcher import Answer, Batcher, Bounds, Share
 from .check import check
 from .engine import Device, Engine, GradientEngine, Outputs
-from .errors import BadParameter, DeadlineExceeded, DeviceLost, PacaError
+from .errors import BadParameter, DeadlineExceeded, DeviceLost, PacaError, UnknownModel
 from .explain import class_weights, stage_maps
 from .faults import Fault, fault_of
 from .methods import Evidence, Method
 from .novelty import THRESHOLD, Statistics
-from .options import MAX_TARGETS, ClassifyOptions, ExplainOptions
+from .options import MAX_SIDE, MAX_TARGETS, ClassifyOptions, ExplainOptions, SegmentOptions
 from .plan import Plan, make_plan, offers
 from .precision import load_best
 from .providers import PROVIDERS
 from .repository import ModelFiles
-from .results import Classification, ExplainResult, Explanation, Heatmap, ImageInfo, Novelty, Timings
+from .results import (
+    Classification,
+    ExplainResult,
+    Explanation,
+    Heatmap,
+    ImageInfo,
+    Novelty,
+    SegmentResult,
+    Timings,
+)
 from .session import usable
 
 log = logging.getLogger("paca.predictor")
@@ -70,10 +79,12 @@ class Capacity:
 
 @dataclass(frozen=True)
 class Policy:
-    """What is accepted, and what is called novel. novelty_threshold: of a score, 0 to 1."""
+    """What is accepted, what is called novel, how large answers get. novelty_threshold: of a score, 0 to 1.
+    max_map_pixels: of a label map."""
 
     limits: images.Limits = field(default_factory=images.Limits)
     novelty_threshold: float = THRESHOLD
+    max_map_pixels: int = 25_000_000
 
 
 @dataclass(frozen=True)
@@ -164,10 +175,15 @@ class Predictor:
 
     @classmethod
     def open(
-        cls, path: Path | None = None, *, device: Device | None = None, capacity: Capacity | None = None
+        cls,
+        path: Path | None = None,
+        *,
+        device: Device | None = None,
+        capacity: Capacity | None = None,
+        job: str = "classify",
     ) -> Predictor:
-        """A predictor of a model file (with explain.onnx beside it, if there), or of the embedded model,
-        whose file is chosen as a server chooses it."""
+        """A predictor of a model file (with explain.onnx beside it, if there), or of the embedded model that
+        does `job`, whose file is chosen as a server chooses it."""
         device = device or Device()
 
         def load(files: ModelFiles, provider: str) -> Predictor:
@@ -177,8 +193,7 @@ class Predictor:
             return cls(engine, files.name, files.version, capacity=capacity, gradients=gradients)
 
         if path is None:
-            root = repository.embedded()
-            files = repository.find(root, repository.names(root)[0])
+            files = embedded(job)
             predictor, choice = load_best(files, repository.AUTO, usable(device.provider), load)
             predictor.precision_reason = choice.reason
             return predictor
@@ -205,12 +220,22 @@ class Predictor:
     def precision(self) -> str:
         return self.manifest.precision
 
+    def require(self, job: str) -> None:
+        """BadParameter where the model's task is another one: it names the right path."""
+        purpose = self.manifest.purpose
+        if job not in purpose.jobs:
+            raise BadParameter(
+                f"the model {self.name} is for {purpose.name}, which /{job} is not; send it to "
+                f"/{' or /'.join(purpose.jobs)}, or name another model with ?model="
+            )
+
     @_counted
     async def classify(
         self, data: bytes, options: ClassifyOptions | None = None, deadline: float | None = None
     ) -> Classification:
         """The most probable classes of one picture, given as a file's bytes. Raises InvalidInput, Unavailable
         or DeadlineExceeded."""
+        self.require("classify")
         options = options or ClassifyOptions()
         began = time.monotonic()
         decoded = await self._decode(data, max(self.manifest.preprocessing.size), deadline)
@@ -229,6 +254,7 @@ class Predictor:
 
     def plan(self, options: ExplainOptions) -> Plan:
         """Checks a request against this model, once for all its pictures; BadParameter says what is valid."""
+        self.require("explain")
         return make_plan(options, self.manifest, self._gradients is not None)
 
     @property
@@ -277,6 +303,46 @@ class Predictor:
             warnings=(*self._warnings(decoded, novelty), *plan.remarks, *_failed_checks(explanations)),
             novelty=novelty,
             explanations=tuple(explanations),
+        )
+
+    def plan_segments(self, options: SegmentOptions) -> segment.Plan:
+        """As `plan`, of a segmentation."""
+        self.require("segment")
+        return segment.make_plan(options, self.manifest)
+
+    @_counted
+    async def segment(
+        self, data: bytes, request: SegmentOptions | segment.Plan | None = None, deadline: float | None = None
+    ) -> SegmentResult:
+        """The class of every pixel of one picture, and what was requested of each class. request: what is
+        requested, or `plan_segments` of it. Raises as `classify` does."""
+        plan = (
+            request if isinstance(request, segment.Plan) else self.plan_segments(request or SegmentOptions())
+        )
+        began = time.monotonic()
+        side = max(self.manifest.preprocessing.size)
+        decoded = await self._decode(data, max(side, MAX_SIDE) if plan.draws else side, deadline)
+        run = await self.batcher.submit(Picture(decoded.tensor, plan.outputs), deadline)
+        outputs = {"logits": run.result.logits, **run.result.arrays}
+        started = time.monotonic()
+        found = await self._in_thread(
+            deadline,
+            segment.segmented,
+            plan,
+            self.manifest,
+            decoded.photo,
+            outputs,
+            self.policy.max_map_pixels,
+        )
+        return SegmentResult(
+            model=self.name,
+            model_version=self.version,
+            image=decoded.info,
+            segments=found.segments,
+            map=found.map,
+            images=found.images,
+            timings=_timings(began, decoded, run, render=time.monotonic() - started),
+            warnings=(*decoded.warnings, *found.warnings),
         )
 
     @_counted
@@ -340,6 +406,14 @@ class Predictor:
             given and (given == size or isinstance(size, str))
             for given, size in zip(batch.shape[1:], shape, strict=True)
         )
+        if fits and (longest := self.manifest.preprocessing.longest):
+            sides = batch.shape[1:3] if kind is np.uint8 else batch.shape[2:4]
+            if max(sides) > longest or min(sides) > max(fixed):
+                raise BadParameter(
+                    f"image may be {max(fixed)} pixels on its shorter side and {longest} on its longer one, "
+                    "not "
+                    f"{sides[1]} x {sides[0]}"
+                )
         if batch.dtype != kind or not fits or not len(batch):
             raise BadParameter(
                 f"image must be {np.dtype(kind)} of shape (B, {', '.join(map(str, shape))}), not "
@@ -471,6 +545,16 @@ class Predictor:
                 heatmap = method.heatmap(Evidence(cam, maps, weights, scene.logits, tensor, exact))
             targets.append(assemble.Target(class_id, contrast, cam, gradients, heatmap))
         return targets
+
+
+def embedded(job: str) -> ModelFiles:
+    """The first embedded model that does `job`; UnknownModel where none does."""
+    root = repository.embedded()
+    for name in repository.names(root):
+        files = repository.find(root, name)
+        if job in Manifest.from_metadata(onnx_file.metadata(files.model)).purpose.jobs:
+            return files
+    raise UnknownModel(f"no embedded model can {job}; name one with --model")
 
 
 async def gather(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

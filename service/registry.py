@@ -200,14 +200,27 @@ class Registry:
             for name, versions in sorted(by_name.items())
         ]
 
-    def get(self, name: str | None = None, version: str | None = None) -> Predictor:
-        """The predictor that answers. UnknownModel lists what there is; NotReady while it may still come,
-        DeviceLost where this process will answer nothing any more."""
+    def default_for(self, job: str | None) -> str | None:
+        """The model that answers a job when none is named: the default model, or, where that is for another
+        task, the first one that does it. NotReady while one may still come."""
+        default = self.default_model
+        jobs = {m.name: m.predictor.manifest.purpose.jobs for m in self.models()}
+        if job is None or default not in jobs or job in jobs[default]:
+            return default
+        doing = next((name for name, does in jobs.items() if job in does), None)
+        if doing is None and self._pending:
+            raise NotReady(f"no model that can {job} is loaded yet; try again in a moment")
+        return doing or default
+
+    def get(self, name: str | None = None, version: str | None = None, job: str | None = None) -> Predictor:
+        """The predictor that answers. job: chooses the model where none is named. UnknownModel lists what
+        there is; NotReady while it may still come, DeviceLost where this process will answer nothing any
+        more."""
         if self.lost:
             raise DeviceLost(self.lost)
         if not self._loaded:
             raise NotReady("no model is loaded yet; try again in a moment")
-        chosen_name = name or self.default_model
+        chosen_name = name or self.default_for(job)
         versions = [v for n, v in self._loaded if n == chosen_name]
         chosen = version or max(versions, key=int, default=None)
         if chosen in versions:

@@ -95,6 +95,11 @@ class Canvas:
         small.colormap, small.alpha, small.fmt = self.colormap, self.alpha, self.fmt
         return small
 
+    @property
+    def image(self) -> Image.Image:
+        """The photo at the size to draw; not to be changed."""
+        return self._photo
+
     def photo(self) -> Picture:
         """The photo alone."""
         return encode(self._photo, self.fmt)
@@ -143,7 +148,7 @@ class Canvas:
         opacity = drawn.point([0] + [round(255 * self.alpha)] * 255)
         tint = _coloured(drawn, np.concatenate([np.zeros((1, 3), np.uint8), CLUSTERS]))
         picture = Image.composite(tint, self._photo, opacity)
-        picture.paste(OUTLINE, mask=_outline(winner))
+        picture.paste(OUTLINE, mask=outline(winner))
         return encode(picture, self.fmt)
 
     def _levels(
@@ -189,7 +194,7 @@ def _coloured(levels: Image.Image, table: np.ndarray) -> Image.Image:
     return levels.convert("RGB")
 
 
-def _outline(labels: np.ndarray) -> Image.Image:
+def outline(labels: np.ndarray) -> Image.Image:
     """White lines between different labels, about 1/250 of the longer side wide."""
     edges = np.zeros(labels.shape, bool)
     edges[:, :-1] |= labels[:, :-1] != labels[:, 1:]

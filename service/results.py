@@ -59,14 +59,20 @@ class Novelty:
         return self.score >= self.threshold
 
 
-@dataclass(frozen=True)
-class Classification:
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What every job answers of one picture."""
+
     model: str
     model_version: str
     image: ImageInfo
-    predictions: tuple[Prediction, ...]
     timings: Timings
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification(Result):
+    predictions: tuple[Prediction, ...]
     novelty: Novelty | None = None  # None where the model has no statistics
 
 
@@ -218,6 +224,42 @@ class Explanation:
     fading: Fading | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExplainResult(Classification):
     explanations: tuple[Explanation, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunLengths:
+    """A binary mask as COCO's uncompressed run lengths: size (height, width); counts: column by column,
+    pixels outside, then inside, and so on."""
+
+    size: tuple[int, int]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One class of a label map. area: part of the picture; pixels: of the original. score: mean probability
+    over the pixels that the class takes. colour: of the class in maps. mask: where it is, if requested.
+    cluster: the places that its cluster gathers, drawn on the picture, if requested."""
+
+    label: str
+    class_id: int
+    area: float
+    pixels: int
+    bbox: Box
+    score: float
+    colour: tuple[int, int, int]
+    mask: RunLengths | Picture | None = None
+    cluster: Picture | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentResult(Result):
+    """segments: the largest first. map: 8-bit palette PNG of the original's size, a pixel is its class's id.
+    images: by render name ("overlay")."""
+
+    segments: tuple[Segment, ...]
+    map: Picture
+    images: dict[str, Picture] = field(default_factory=dict)

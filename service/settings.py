@@ -154,6 +154,11 @@ class Settings(ModelSettings, BaseSettings):
         description="Pixels of a picture, read from its header before decoding. Decoding needs up to 8 bytes "
         "each.",
     )
+    max_map_pixels: int = Field(
+        25_000_000,
+        ge=1024,
+        description="Pixels of a label map of /segment; larger photos get a smaller map, and a warning.",
+    )
     max_images: int = Field(16, ge=1, le=1024, description="Pictures in one request.")
     novelty_threshold: float = Field(
         0.95,

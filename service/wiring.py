@@ -43,7 +43,7 @@ def build_registry(settings: Settings) -> Registry:
     """A registry that loads the repository's models the way the settings say; nothing is loaded before its
     `start()`."""
     limits = Limits(max_bytes=int(settings.max_body_mb * 2**20), max_pixels=settings.max_pixels)
-    policy = Policy(limits, settings.novelty_threshold)
+    policy = Policy(limits, settings.novelty_threshold, settings.max_map_pixels)
     shared = Shared(policy, Room(max(1, cores() // settings.workers)))
 
     def load(files: ModelFiles) -> Predictor:

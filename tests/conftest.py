@@ -83,6 +83,22 @@ def tiny_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return repository
 
 
+@pytest.fixture(scope="session")
+def masks_repository(tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with `tiny` and a small segmenter, `tiny-masks`: shorter side 64 in steps of 32, at
+    most 128, 4 classes, exported as users would. Do not write into it."""
+    from export.segment import Source, export_segmenter
+    from tests.export.segmentation_fixtures import tiny_segmenter
+
+    repository = tmp_path_factory.mktemp("masks-repository")
+    shutil.copytree(tiny_repository / "tiny", repository / "tiny")
+    labels = ("background", "red", "green", "blue")
+    export_segmenter(
+        Source(tiny_segmenter(), "tiny-masks", labels), repository / "tiny-masks" / "1" / "model.onnx"
+    )
+    return repository
+
+
 @pytest.fixture
 def repository(tiny_repository: Path, tmp_path: Path) -> Path:
     """A copy of the tiny repository that a test may change."""

@@ -27,7 +27,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from ..errors import PacaError
 from ..registry import Registry
-from ..results import Classification
+from ..results import Classification, Result
 from ..version import this_build
 from .answer_log import AnswerLog
 from .context import Context
@@ -177,16 +177,21 @@ class Metrics:
         elif row_of(error) != UNFORESEEN:
             self.rejected.labels(kind_of(error)).inc()
 
-    def picture(self, model: str, result: Classification) -> None:
-        """Observes the steps and the novelty of one answered picture."""
-        t, best = result.timings, result.predictions[0]
-        self.top_score.labels(model).observe(best.score)
-        self.predicted.labels(model, self._class_label(model, best.label)).inc()
+    def picture(self, model: str, result: Result) -> None:
+        """Observes the steps of one answered picture, and of a classified one its class and novelty."""
+        t = result.timings
         for step, ms in (("decode", t.decode), ("queue", t.queue), ("inference", t.inference)):
             self._steps[step].labels(model).observe(ms / 1000)
         if t.explain or t.render:
             self._steps["postprocess"].labels(model).observe((t.explain + t.render) / 1000)
         self.batch_size.labels(model).observe(t.batch_size)
+        if isinstance(result, Classification):
+            self._classified(model, result)
+
+    def _classified(self, model: str, result: Classification) -> None:
+        best = result.predictions[0]
+        self.top_score.labels(model).observe(best.score)
+        self.predicted.labels(model, self._class_label(model, best.label)).inc()
         if result.novelty:
             self.novelty.labels(model).observe(result.novelty.score)
             if result.novelty.is_novel:

@@ -19,7 +19,7 @@ from .schemas import Problem
 
 BODIES = (*images.MEDIA_TYPES, "application/octet-stream")
 EVERYWHERE = (401, 431, 414)
-DESCRIPTION = f"""A photo in, predictions and explanations out.
+DESCRIPTION = f"""A photo in, predictions, explanations and label maps out.
 
 Photos are sent as raw bytes, as multipart parts named `file`, or as base64 in JSON.
 {images.accepted("and")} are told apart by their bytes.
@@ -102,7 +102,7 @@ def job(
     several: type[BaseModel],
     pictures: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """Keyword arguments of the route decorator for /classify and /explain."""
+    """Keyword arguments of the route decorator of a job."""
     answers: dict[int | str, dict[str, Any]] = {
         200: {
             "model": one | several,
@@ -157,7 +157,7 @@ def job(
                 body("inputs", {"anyOf": [encoded, texts]}),
             ]
         },
-        "example": {"image": _DATA, "parameters": {"top_k": 3}},
+        "example": {"image": _DATA, "parameters": _example(schema)},
     }
     query = [
         {
@@ -174,6 +174,12 @@ def job(
         "responses": answers | errors(400, 404, 406, 408, 413, 415, 422, 503, 504),
         "openapi_extra": {"requestBody": {"required": True, "content": forms}, "parameters": query},
     }
+
+
+def _example(schema: dict[str, Any]) -> dict[str, Any]:
+    """One parameter of a job with a value: the first that is not the model."""
+    name, field = next((name, field) for name, field in schema.items() if name != "model")
+    return {name: field["examples"][0]}
 
 
 def install(app: FastAPI, bodies: tuple[type[BaseModel], ...]) -> None:
@@ -244,7 +250,7 @@ KEYS = {
     },
 }
 TAGS = [
-    {"name": "Photos", "description": "The two jobs."},
+    {"name": "Photos", "description": "The jobs."},
     {"name": "Models", "description": "What is loaded."},
     {"name": "Operations", "description": "Health and metrics."},
     {"name": "Open Inference Protocol", "description": "Version 2, for KServe and Triton clients."},

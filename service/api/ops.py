@@ -77,7 +77,9 @@ class Input(BaseModel):
     size: tuple[int, int] = Field(description="Height and width in pixels.", examples=[[128, 128]])
     dynamic_size: bool = Field(description="Whether other sizes work too.", examples=[False])
     resize: str = Field(
-        description="`stretch` = the whole picture, `shortest` = the shorter side, then the centre.",
+        description="`stretch` = the whole picture, `shortest` = the shorter side, then the centre, `aspect` "
+        "= the "
+        "whole picture in proportion.",
         examples=["stretch"],
     )
 
@@ -121,6 +123,15 @@ class ModelInfo(BaseModel):
     version: str = Field(description="The version described here: the newest.", examples=["1"])
     versions: list[str] = Field(description="All loaded versions, oldest first.", examples=[["1"]])
     default: bool = Field(description="Whether it answers when no model is named.", examples=[True])
+    task: str = Field(
+        description="What it is for: classification or segmentation.", examples=["classification"]
+    )
+    jobs: list[str] = Field(
+        description="The paths that answer with it, without the slash.", examples=[["classify", "explain"]]
+    )
+    palette: list[tuple[int, int, int]] = Field(
+        [], description="Of a model that segments: each class's colour as red, green, blue."
+    )
     variant: str = Field(description="The architecture.", examples=["pacavit_tiny_p2cconv_100_0"])
     provider: str = Field(description="The execution provider really in use.", examples=["cpu"])
     precision: str = Field(description="fp32, fp16 or int8.", examples=["int8"])
@@ -214,12 +225,16 @@ def _not_loaded(registry: Registry) -> dict[str, Any]:
 
 def describe(status: ModelStatus, default: str | None) -> ModelInfo:
     predictor: Predictor = status.predictor
-    m, methods, novelty = predictor.manifest, available(predictor.offers), predictor.novelty
+    m, novelty = predictor.manifest, predictor.novelty
+    methods = available(predictor.offers) if "explain" in m.purpose.jobs else []
     return ModelInfo(
         name=status.name,
         version=predictor.version,
         versions=list(status.versions),
         default=status.name == default,
+        task=m.task,
+        jobs=list(m.purpose.jobs),
+        palette=list(m.palette),
         variant=m.variant,
         provider=predictor.provider,
         precision=predictor.precision,

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from ..errors import BadParameter, MalformedRequest
-from ..options import ClassifyOptions, printable
+from ..options import JobOptions, printable
 
 MAX_FIELDS = 64
-Options = TypeVar("Options", bound=ClassifyOptions)
+Options = TypeVar("Options", bound=JobOptions)
 
 
 def parse_query(query: bytes) -> dict[str, list[str]]:

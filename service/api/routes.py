@@ -1,4 +1,4 @@
-"""POST /classify and POST /explain: read the upload, call the data plane, shape what comes back."""
+"""POST /classify, /explain and /segment: read the upload, call the data plane, shape what comes back."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
 from ..errors import MalformedRequest, PacaError
-from ..options import ClassifyOptions, ExplainOptions
+from ..options import ClassifyOptions, ExplainOptions, SegmentOptions
 from ..plan import class_id
 from ..report import report_pieces
-from ..results import Classification, ExplainResult, Explanation, Picture
+from ..results import Classification, ExplainResult, Explanation, Picture, Result
 from . import openapi, schemas
 from .context import context
 from .negotiate import choose
@@ -31,15 +31,16 @@ JSON = "application/json"
 HTML = "text/html"
 MAX_FEEDBACK_BYTES, MAX_FEEDBACK_VALUES = 4096, 8
 REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+MAP, OVERLAY = "image/png", "image/webp"  # of /segment
 PICTURES = {"image/webp": "webp", "image/png": "png", "image/jpeg": "jpeg"}
-Result = TypeVar("Result", bound=Classification)
+R = TypeVar("R", bound=Result)
 
 
 @router.post("/classify", **openapi.job(ClassifyOptions, schemas.ClassifyResponse, schemas.SeveralClassified))
 async def classify(request: Request) -> Response:
     """The most probable classes of one or more photos."""
     choose(request.headers.get("accept"), (JSON,))
-    upload, options = await _read(request, ClassifyOptions)
+    upload, options = await _read(request, ClassifyOptions, "classify")
     results = await state(request.app).plane.classify(upload.pictures, options, context(request.scope))
     _note(request, upload, results)
     pieces = _json(request, upload, results, schemas.classified)
@@ -54,12 +55,9 @@ async def explain(request: Request) -> Response:
     """Predictions, and why: heatmaps, masks and clusters with their share of the evidence."""
     accept = request.headers.get("accept")
     choose(accept, (JSON, HTML, *PICTURES))
-    upload, options = await _read(request, ExplainOptions)
+    upload, options = await _read(request, ExplainOptions, "explain")
     media = choose(accept, (JSON, HTML, *_picture_types(options)))
-    if upload.several and media != JSON:
-        raise NotAcceptable(
-            "several pictures are answered as JSON only; send one, or accept application/json"
-        )
+    _check_form(upload, media)
     if media in PICTURES:
         render = options.render if "render" in options.model_fields_set else ("overlay",)
         options = options.model_copy(update={"format": PICTURES[media], "render": render})
@@ -72,6 +70,26 @@ async def explain(request: Request) -> Response:
         return await in_pieces(page, HTML, {"Content-Security-Policy": REPORT_POLICY})
     shape = partial(schemas.explained, arrays=options.arrays)
     return await in_pieces(_json(request, upload, results, shape), JSON)
+
+
+@router.post(
+    "/segment",
+    **openapi.job(SegmentOptions, schemas.SegmentResponse, schemas.SeveralSegmented, (MAP, OVERLAY)),
+)
+async def segment(request: Request) -> Response:
+    """The class of every pixel: a label map, and each class's area, box and score. As image/png the map
+    itself, as image/webp the overlay."""
+    media = choose(request.headers.get("accept"), (JSON, MAP, OVERLAY))
+    upload, options = await _read(request, SegmentOptions, "segment")
+    _check_form(upload, media)
+    if media == OVERLAY:
+        options = options.model_copy(update={"render": ("overlay",)})
+    results = await state(request.app).plane.segment(upload.pictures, options, context(request.scope))
+    if media == MAP:
+        return Response(_single(results).map.data, media_type=MAP)
+    if media == OVERLAY:
+        return Response(_single(results).images["overlay"].data, media_type=OVERLAY)
+    return await in_pieces(_json(request, upload, results, schemas.segmented), JSON)
 
 
 class Feedback(BaseModel):
@@ -112,17 +130,24 @@ def _note(request: Request, upload: Upload, results: Sequence[Classification | P
             answers.answered(f"{request_id}-{i}" if upload.several else request_id, picture, result)
 
 
+def _check_form(upload: Upload, media: str) -> None:
+    if upload.several and media != JSON:
+        raise NotAcceptable(
+            "several pictures are answered as JSON only; send one, or accept application/json"
+        )
+
+
 def _picture_types(options: ExplainOptions) -> list[str]:
     """The media types of pictures that the request leaves open."""
     is_open = "format" not in options.model_fields_set
     return [media for media, name in PICTURES.items() if is_open or name == options.format]
 
 
-async def _read(request: Request, kind: type[Options]) -> tuple[Upload, Options]:
-    """What the request holds. Refuses what can be refused before a byte of the body is read."""
+async def _read(request: Request, kind: type[Options], job: str) -> tuple[Upload, Options]:
+    """What the request for a job holds. Refuses what can be refused before a byte of the body is read."""
     app, call = state(request.app), context(request.scope)
     query = parse_query(request.scope["query_string"])
-    app.plane.select(query.get("model", [None])[0])
+    app.plane.select(query.get("model", [None])[0], job)
     body = await read_body(request.headers, request.receive, app.max_body)
     call.bytes_in = len(body)
     content_type, most = request.headers.get("content-type", ""), app.settings.max_images
@@ -133,7 +158,7 @@ async def _read(request: Request, kind: type[Options]) -> tuple[Upload, Options]
     return upload, options
 
 
-def _single(results: Sequence[Result | PacaError]) -> Result:
+def _single(results: Sequence[R | PacaError]) -> R:
     if isinstance(results[0], PacaError):
         raise results[0]
     return results[0]
@@ -142,8 +167,8 @@ def _single(results: Sequence[Result | PacaError]) -> Result:
 def _json(
     request: Request,
     upload: Upload,
-    results: Sequence[Result | PacaError],
-    shape: Callable[[Result, str], Wire],
+    results: Sequence[R | PacaError],
+    shape: Callable[[R, str], Wire],
 ) -> Iterator[bytes]:
     """One picture's response, or `results` with a response or a problem for each, in order."""
     request_id = context(request.scope).request_id

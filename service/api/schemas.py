@@ -4,7 +4,7 @@ from the core's `results`."""
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -58,7 +58,7 @@ class Timings(Wire):
         None, description="Milliseconds of computing maps; /explain only.", examples=[1.5]
     )
     render: float | None = Field(
-        None, description="Milliseconds of drawing pictures; /explain only.", examples=[8.0]
+        None, description="Milliseconds of drawing pictures; /explain and /segment only.", examples=[8.0]
     )
     total: float = Field(description="Milliseconds from complete body to answer.", examples=[12.9])
 
@@ -77,8 +77,13 @@ class Novelty(Wire):
     )
 
 
-class ClassifyResponse(Wire):
-    """The answer to one picture."""
+WARNINGS: list[str] = Field(
+    [], description="What the caller should know, e.g. that only the first frame was used.", examples=[[]]
+)
+
+
+class Answered(Wire):
+    """What every job answers of one picture."""
 
     id: str = Field(
         description="The request's id; with several pictures followed by the picture's position.",
@@ -87,12 +92,15 @@ class ClassifyResponse(Wire):
     model: str = Field(description="Which model answered.", examples=["imagenette"])
     model_version: str = Field(description="Which version of it.", examples=["1"])
     image: ImageInfo
+
+
+class ClassifyResponse(Answered):
+    """The answer to one picture."""
+
     predictions: list[Prediction] = Field(description="Best first, `top_k` of them.")
     novelty: Novelty | None = None
     timings_ms: Timings
-    warnings: list[str] = Field(
-        [], description="What the caller should know, e.g. that only the first frame was used.", examples=[[]]
-    )
+    warnings: list[str] = WARNINGS
 
 
 class Target(Wire):
@@ -293,8 +301,7 @@ class ExplainResponse(ClassifyResponse):
     explanations: list[Explanation]
 
     def pieces(self) -> Iterator[bytes]:
-        """The JSON in pieces, the largest of them one picture. In a JSON text no string can hold the bytes
-        `"data":""`, whose quotes would be escaped: each is where a picture's file belongs."""
+        """The JSON in pieces, the largest of them one picture."""
         pictures = [
             picture
             for explanation in self.explanations
@@ -304,11 +311,61 @@ class ExplainResponse(ClassifyResponse):
                 *(part.overlay for part in explanation.parts or () if part.overlay),
             )
         ]
-        first, *rest = self.to_json().split(b'"data":""')
-        yield first
-        for picture, text in zip(pictures, rest, strict=True):
-            yield picture.member
-            yield text
+        yield from _with_files(self.to_json(), pictures)
+
+
+def _with_files(text: bytes, pictures: Iterable[Picture]) -> Iterator[bytes]:
+    """A response in pieces. pictures: in the order in which they stand in its text, where no string can hold
+    the bytes `"data":""`, whose quotes would be escaped: each is where a picture's file belongs."""
+    first, *rest = text.split(b'"data":""')
+    yield first
+    for picture, following in zip(pictures, rest, strict=True):
+        yield picture.member
+        yield following
+
+
+class RunLengths(Wire):
+    """A mask as COCO's uncompressed run lengths."""
+
+    size: tuple[int, int] = Field(description="Height and width of the map.", examples=[[375, 500]])
+    counts: list[int] = Field(
+        description="Column by column: pixels outside, then inside, and so on.", examples=[[40, 3, 184]]
+    )
+
+
+class Segment(Wire):
+    """One class of the map."""
+
+    label: str = Field(description="Class name.", examples=["animal"])
+    class_id: int = Field(description="Class number: the value of its pixels.", examples=[1])
+    area: float = Field(description="Part of the picture, 0 to 1.", examples=[0.41])
+    pixels: int = Field(description="Pixels of the upright original.", examples=[76875])
+    bbox: Box = Field(
+        description="x0, y0, x1, y1 in pixels of the upright original.", examples=[[66, 40, 310, 290]]
+    )
+    score: float = Field(description="Mean probability over the pixels that it takes.", examples=[0.93])
+    mask: RunLengths | Picture | None = Field(None, description="With `masks`: where it is on the map.")
+    cluster: Picture | None = Field(
+        None, description="With `render=clusters`: the places that its cluster gathers, on the picture."
+    )
+
+
+class SegmentResponse(Answered):
+    """The answer to one picture."""
+
+    segments: list[Segment] = Field(description="The largest first.")
+    map: Picture = Field(
+        description="8-bit palette PNG of the upright original's size: a pixel's value is its class number."
+    )
+    images: dict[str, Picture] = Field({}, description="By name: `overlay`, if requested.")
+    timings_ms: Timings
+    warnings: list[str] = WARNINGS
+
+    def pieces(self) -> Iterator[bytes]:
+        """The JSON in pieces, the largest of them one picture or one mask's run lengths."""
+        own = (part for segment in self.segments for part in (segment.mask, segment.cluster))
+        pictures = [part for part in (*own, self.map, *self.images.values()) if isinstance(part, Picture)]
+        yield from _with_files(self.to_json(), pictures)
 
 
 class Problem(BaseModel):
@@ -343,31 +400,62 @@ class SeveralExplained(BaseModel):
     results: list[ExplainResponse | Problem]
 
 
+class SeveralSegmented(BaseModel):
+    """Several pictures: one answer or problem each, in order."""
+
+    results: list[SegmentResponse | Problem]
+
+
 def classified(result: results.Classification, request_id: str) -> ClassifyResponse:
-    return ClassifyResponse(**_common(result, request_id))
+    return ClassifyResponse(**_common(result, request_id), **_classes(result))
 
 
 def explained(result: results.ExplainResult, request_id: str, arrays: str = "none") -> ExplainResponse:
     return ExplainResponse(
-        **_common(result, request_id, drawn=True),
+        **_common(result, request_id, ("explain", "render")),
+        **_classes(result),
         explanations=[_explanation(e, arrays) for e in result.explanations],
     )
 
 
-def _common(result: results.Classification, request_id: str, drawn: bool = False) -> dict[str, Any]:
-    t = result.timings
-    steps = {
-        "decode": t.decode,
-        "queue": t.queue,
-        "inference": t.inference,
-        "total": t.total,
-        **({"explain": t.explain, "render": t.render} if drawn else {}),
-    }
+def segmented(result: results.SegmentResult, request_id: str) -> SegmentResponse:
+    return SegmentResponse(
+        **_common(result, request_id, ("render",)),
+        segments=[_segment(segment) for segment in result.segments],
+        map=Picture.of(result.map),
+        images={name: Picture.of(picture) for name, picture in result.images.items()},
+    )
+
+
+def _segment(s: results.Segment) -> Segment:
+    mask = s.mask
+    return Segment(
+        label=s.label,
+        class_id=s.class_id,
+        area=round(s.area, 8),
+        pixels=s.pixels,
+        bbox=s.bbox,
+        score=round(s.score, 6),
+        mask=Picture.of(mask) if isinstance(mask, results.Picture) else _maybe(RunLengths, mask),
+        cluster=Picture.of(s.cluster) if s.cluster else None,
+    )
+
+
+def _common(result: results.Result, request_id: str, steps: tuple[str, ...] = ()) -> dict[str, Any]:
+    """steps: that are timed beside those of every job."""
+    timed = ("decode", "queue", "inference", "total", *steps)
     return {
         "id": request_id,
         "model": result.model,
         "model_version": result.model_version,
         "image": ImageInfo.model_validate(result.image),
+        "timings_ms": Timings(**{name: round(getattr(result.timings, name), 3) for name in timed}),
+        "warnings": list(result.warnings),
+    }
+
+
+def _classes(result: results.Classification) -> dict[str, Any]:
+    return {
         "predictions": [
             Prediction(
                 label=p.label,
@@ -378,8 +466,6 @@ def _common(result: results.Classification, request_id: str, drawn: bool = False
             for p in result.predictions
         ],
         "novelty": _maybe(Novelty, result.novelty),
-        "timings_ms": Timings(**{name: round(value, 3) for name, value in steps.items()}),
-        "warnings": list(result.warnings),
     }
 
 
