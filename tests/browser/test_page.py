@@ -104,7 +104,7 @@ def test_other_colours_are_painted_without_asking_the_server_again(page: Page, j
     choose(page, jpeg)
     explained(page)
     asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("request", lambda request: asked.append(request.url) if "/explain" in request.url else None)
     colours = page.get_by_label("Colours of the overlay")
     assert colours.locator("option").all_inner_texts() == list(COLOUR_MAPS)
     canvas = "document.querySelector('#overlay').toDataURL()"
@@ -402,3 +402,29 @@ def test_more_photos_than_one_request_takes_are_all_named(page: Page, jpeg: byte
     expect(page.locator("#gallery-title")).to_have_text("20 photos", timeout=30_000)
     names = page.locator("#gallery-photos .small").all_inner_texts()
     assert sorted(names) == [f"{i:02}.jpg" for i in range(20)]
+
+
+def test_a_reload_keeps_the_photo_and_the_settings_and_back_takes_a_step_back(
+    page: Page, jpeg: bytes
+) -> None:
+    choose(page, jpeg)
+    explained(page)
+    page.locator("#methods label", has_text="CAM").click()
+    explained(page)
+    expect(page.get_by_role("radio", name="CAM")).to_be_checked()
+    answer = page.locator("#answer").inner_text()
+    page.reload()
+    explained(page)
+    expect(page.locator("#answer")).to_have_text(answer)
+    expect(page.get_by_role("radio", name="CAM")).to_be_checked()
+    page.go_back()
+    explained(page)
+    expect(page.get_by_role("radio", name="Focus")).to_be_checked()
+
+
+def test_a_link_opens_the_same_settings(page: Page, demo: str, jpeg: bytes) -> None:
+    page.goto(f"{demo}?method=cam&groups=parts&colormap=magma")
+    choose(page, jpeg)
+    explained(page)
+    expect(page.get_by_role("radio", name="CAM")).to_be_checked()
+    expect(page.locator("#clusters-title")).to_have_text("Parts")

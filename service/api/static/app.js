@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { filesOf, sortByDoubt } from "./gallery.js";
+import * as memory from "./memory.js";
 import { Picture } from "./picture.js";
 import * as view from "./view.js";
 
@@ -32,6 +33,7 @@ async function ask(file, changes = {}) {
     if (signal.aborted) return;
     if (file !== photo) await showPhoto(file, answer);
     Object.assign(question, next);
+    memory.remember(question);
     answers.set(JSON.stringify(next), answer);
     show(answer, details);
   } catch (error) {
@@ -66,6 +68,7 @@ async function showPhoto(file, answer) {
   if (old) URL.revokeObjectURL(old);
   photo = file;
   answers = new Map();
+  memory.keepPhoto(file);
   view.showSection("result", gallery.size > 0);
   $("answer").focus({ preventScroll: true });
 }
@@ -183,6 +186,13 @@ async function copyCurl() {
   setTimeout(() => ($("copy").textContent = "Copy as curl"), 2000);
 }
 
+function showColours(name) {
+  if (!name) return;
+  $("colours").value = name;
+  view.showColour(name);
+  picture.setColours(name);
+}
+
 function listen() {
   for (const id of ["choose", "another"]) $(id).addEventListener("click", () => $("file").click());
   $("all-photos").addEventListener("click", () => view.showSection("gallery", true));
@@ -210,13 +220,14 @@ function listen() {
   });
   $("colours").addEventListener("change", ({ target }) => {
     question.colormap = target.value; // the page paints by itself: only the report and the curl line need it
-    view.showColour(target.value);
-    picture.setColours(target.value);
+    memory.remember(question);
+    showColours(target.value);
     $("curl").textContent = api.curl(question, photo);
   });
   $("copy").addEventListener("click", copyCurl);
   $("save").addEventListener("click", () => download(savePicture, "explained.png"));
   $("report").addEventListener("click", () => download(() => api.report(question, photo), "report.html"));
+  addEventListener("popstate", () => photo && ask(photo, { ...memory.settings(), check: "" }));
   document.addEventListener("paste", ({ clipboardData }) => open(clipboardData.files[0]));
   addEventListener("dragover", (event) => {
     event.preventDefault();
@@ -234,8 +245,14 @@ function listen() {
 
 async function start() {
   try {
+    Object.assign(question, memory.settings());
     await loadModels();
     view.showProblem(null);
+    const kept = memory.keptPhoto();
+    if (kept) {
+      await ask(kept);
+      showColours(question.colormap);
+    }
   } catch (error) {
     view.showProblem(error, start);
   }
