@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -42,6 +43,45 @@ _abandoned: list[object] = []
 SAID = re.compile(r"(CUDA|CUDNN|CUBLAS)\w* failure \d+: [^;]+|Failed to allocate [^\n]+")
 T = TypeVar("T")
 Feed = Mapping[str, np.ndarray]
+
+
+class Gate:
+    """Runs on devices pass side by side; a capture waits for them and has the devices of this process to
+    itself: CUDA breaks it off when another thread copies or allocates meanwhile."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._passing, self._capturing = 0, False
+
+    @contextmanager
+    def run(self) -> Iterator[None]:
+        """For one run; waits for a capture that is under way."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._capturing)
+            self._passing += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._passing -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def capture(self) -> Iterator[None]:
+        """For one capture; waits for what runs, and keeps what comes waiting."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._capturing)
+            self._capturing = True
+            self._changed.wait_for(lambda: not self._passing)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._capturing = False
+                self._changed.notify_all()
+
+
+_gate = Gate()  # of this process, as CUDA's rule is
 
 
 @dataclass(frozen=True)
@@ -165,11 +205,12 @@ class Session:
 
     def _run(self, names: tuple[str, ...], feed: Feed) -> Sequence[np.ndarray]:
         opened = self._opened
-        if opened.buckets:
-            return opened.buckets.run(names, feed)
-        if opened.plain is None:
+        if opened.buckets is None and opened.plain is None:
             raise EngineFailure(f"{self._path.name} could not be opened again; try again later")
-        return opened.plain.run(names, dict(feed))
+        if not self._row.fixed_batches:
+            return opened.plain.run(names, dict(feed))
+        with _gate.run():
+            return (opened.buckets or opened.plain).run(names, dict(feed))
 
     def reopen(self) -> None:
         """Replaces the sessions by fresh ones of the same bytes on the same provider, e.g. after a run that
@@ -193,7 +234,7 @@ class Session:
         fixed = self._row.fixed_batches
         if fixed:
             self._probe(fixed)
-            self._opened = Opened()  # the device may not hold the old and the new at once
+            self._free()  # the device may not hold the old and the new at once
         if fixed and self._sizes:
             self._opened = Opened(buckets=open_buckets(data, self._path.name, device, fixed, self._sizes))
         else:
@@ -204,7 +245,9 @@ class Session:
         here; where it does, DeviceLost."""
         try:
             value = _onnxruntime().OrtValue
-            value.ortvalue_from_numpy(np.zeros(1, np.float32), fixed.memory, self._device.device_id).numpy()
+            with _gate.run():
+                one = np.zeros(1, np.float32)
+                value.ortvalue_from_numpy(one, fixed.memory, self._device.device_id).numpy()
         except Exception as error:  # what ONNX Runtime raises is no contract
             if fault_of(error) is not Fault.MEMORY:
                 self._lose(error)
@@ -232,9 +275,15 @@ class Session:
 
     def close(self) -> None:
         """Frees the sessions; `run` must not be called afterwards. What lies on a lost device stays."""
-        self._opened = Opened()
         if self._thread:
+            self._thread.submit(self._free)
             self._thread.shutdown(wait=False)
+        else:
+            self._free()
+
+    def _free(self) -> None:
+        with _gate.run():
+            self._opened = Opened()
 
 
 def session_options(threads: int) -> Any:
@@ -285,7 +334,7 @@ def open_on(
     if row.ort_name != cpu and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()
     try:
-        with loading(name):
+        with loading(name), _gate.run():
             session = ort.InferenceSession(
                 data,
                 session_options(device.threads),
@@ -332,22 +381,26 @@ class Bucket:
         self.size = size
         self._session = session
         self._binding = session.io_binding()
-        value = _onnxruntime().OrtValue
         self._staged: dict[str, np.ndarray] = {}  # a batch in the host's memory, padded
         self._inputs: dict[str, Any] = {}
         self._outputs: dict[str, Any] = {}
-        for given in session.get_inputs():
-            self._staged[given.name] = np.zeros((size, *given.shape[1:]), _numpy_type(given.type))
-            self._inputs[given.name] = value.ortvalue_from_numpy(self._staged[given.name], memory, device_id)
-            self._binding.bind_ortvalue_input(given.name, self._inputs[given.name])
-        for output in session.get_outputs():
-            shape = [size, *output.shape[1:]]
-            self._outputs[output.name] = value.ortvalue_from_shape_and_type(
-                shape, _numpy_type(output.type), memory, device_id
-            )
-            self._binding.bind_ortvalue_output(output.name, self._outputs[output.name])
+        with _gate.run():
+            self._allocate(memory, device_id)
         for _ in range(RUNS_TO_WARM):
-            session.run_with_iobinding(self._binding)
+            with _gate.capture():
+                session.run_with_iobinding(self._binding)
+
+    def _allocate(self, memory: str, device_id: int) -> None:
+        value = _onnxruntime().OrtValue
+        for given in self._session.get_inputs():
+            staged = np.zeros((self.size, *given.shape[1:]), _numpy_type(given.type))
+            self._staged[given.name] = staged
+            self._inputs[given.name] = value.ortvalue_from_numpy(staged, memory, device_id)
+            self._binding.bind_ortvalue_input(given.name, self._inputs[given.name])
+        for output in self._session.get_outputs():
+            shape, kind = [self.size, *output.shape[1:]], _numpy_type(output.type)
+            self._outputs[output.name] = value.ortvalue_from_shape_and_type(shape, kind, memory, device_id)
+            self._binding.bind_ortvalue_output(output.name, self._outputs[output.name])
 
     def run(self, names: Sequence[str], feed: Feed) -> list[np.ndarray]:
         """The named outputs of up to `size` rows. ValueError for rows of another shape."""

@@ -35,9 +35,7 @@ def main() -> None:
         gradients, copies, shapes = in_inert_process(PLACE, model.with_name("explain.onnx"))
         kernels = [in_inert_process(ATTEND, model, sm=sm) for sm in (75, 90)]
         _, used = in_inert_process(PASSES, model)
-        launches = sum(
-            used[name] for name in ("kernel_launches", "gemms", "cudnn_executions", "cudnn_direct")
-        )
+        launches = sum(used[name] for name in LAUNCHES)
         cells = (
             f"{artifact.variant}, {artifact.size} px, {artifact.precision}",
             nodes[CUDA],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cuda.artifacts import ARTIFACTS, Artifact
+from tests.cuda.artifacts import ARTIFACTS, DEFAULT, Artifact
 from tests.cuda.conftest import in_inert_process
 
 PASSES = """
@@ -70,3 +70,36 @@ def test_a_graph_that_cannot_be_captured_runs_without(falling_model: Path) -> No
     captures, said = in_inert_process(CAPTURE, falling_model)
     assert captures == 0
     assert any("without captured graphs" in line for line in said)
+
+
+RELOAD = """
+import threading
+import numpy as np
+from pathlib import Path
+from service.engine import Device, Engine
+model = Path(args[0])
+serving, coming = Engine(model, Device("cuda")), Engine(model, Device("cuda"))
+serving.prepare(4)
+batch = np.zeros((1, *serving.manifest.preprocessing.size, 3), np.uint8)
+over = threading.Event()
+runs = []
+def serve():
+    while not over.is_set():
+        serving.run(batch)
+        runs.append(1)
+threads = [threading.Thread(target=serve) for _ in range(2)]
+for thread in threads:
+    thread.start()
+coming.prepare(16)
+over.set()
+for thread in threads:
+    thread.join()
+print(json.dumps([len(runs), inert.counters().unsafe_in_capture]))
+"""
+
+
+def test_no_run_disturbs_a_capture_while_a_new_version_is_loaded() -> None:
+    """CUDA breaks a capture off when another thread copies or allocates meanwhile."""
+    runs, unsafe = in_inert_process(RELOAD, DEFAULT[0].model)
+    assert runs > 10
+    assert unsafe == 0
