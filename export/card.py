@@ -15,6 +15,7 @@ from service.artifact import Manifest, readable
 from service.novelty import Statistics
 
 MARK = "<!-- Written by paca export, which writes it again. Remove this line to keep your own text. -->"
+MEASURED = "<!-- Measured by paca evaluate --explain, which writes this part again. -->"
 NOT_STATED = "not stated"
 
 
@@ -71,6 +72,24 @@ def card(files: Sequence[ModelFile], trained_on: str | None) -> str:
         *_novelty(files),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def with_measured(text: str, rows: Sequence[Mapping[str, Any]], head: str) -> str:
+    """A card, or a text of the user's, with a table of how true the explanations are at its end, in place of
+    an earlier one."""
+    part = [
+        MEASURED,
+        "## How true its explanations are",
+        head,
+        _table(tuple(rows[0]), (r.values() for r in rows)),
+    ]
+    return text.split(MEASURED)[0].rstrip() + "\n\n" + "\n\n".join(part) + "\n"
+
+
+def measured_part(text: str, weights_id: str | None) -> str:
+    """What `with_measured` put at the end of a card of these weights; else nothing."""
+    head, mark, part = text.partition(MEASURED)
+    return f"\n{mark}{part}" if weights_id and weights_id in head else ""
 
 
 def _novelty(files: Sequence[ModelFile]) -> list[str]:

@@ -167,11 +167,24 @@ def evaluate(
         typer.Option("--out", "-o", help="Folder for evaluation.json and the confusion matrix as PNG."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            help="Also measure how true the explanations are: minutes. Boxes, if any, in DATA/boxes.csv.",
+        ),
+    ] = False,
+    pictures: Annotated[int, typer.Option(min=1, help="Pictures that --explain looks at, at most.")] = 200,
 ) -> None:
     """Accuracy, top-5, precision, recall, F1, ECE and confusion matrix of what is served; of a segmenter
     mIoU, IoU by class, pixels right, boundary IoU."""
+    from .pictures import DataError
     from .training import evaluate as classes
     from .training import mask_evaluate as masks
 
-    run = masks.command if masks.is_segmenter(model) else classes.command
-    run(model, data, out=out, as_json=as_json)
+    if masks.is_segmenter(model):
+        if explain:
+            raise DataError("--explain measures classifiers; a segmenter's map is what evaluate scores")
+        masks.command(model, data, out=out, as_json=as_json)
+        return
+    classes.command(model, data, out=out, as_json=as_json, explain=pictures if explain else 0)

@@ -20,7 +20,7 @@ from service.engine import Device, Engine, GradientEngine
 from service.repository import FILES
 
 from .annotate import annotate_explain
-from .card import ModelFile, card, is_users_own
+from .card import ModelFile, card, is_users_own, measured_part
 from .errors import ExportError
 
 CPU = Device("cpu")
@@ -66,7 +66,9 @@ def release(draft: Draft, out: Path, trained_on: str | None = None) -> tuple[str
         ]
         newest = ModelFile(out.name, draft.model.stat().st_size, engine.manifest, engine.novelty)
         text = draft.model.with_name(CARD)
-        text.write_text(card([*files, newest], trained_on), encoding="utf-8")
+        earlier = readme.read_text(encoding="utf-8") if readme.exists() else ""
+        measured = measured_part(earlier, engine.manifest.weights_id)
+        text.write_text(card([*files, newest], trained_on) + measured, encoding="utf-8")
         pairs[text] = readme
     _place(pairs)
     return remarks

@@ -1,5 +1,5 @@
-"""What makes one map better than another, as plain numpy functions of maps, probabilities and regions. No
-model and no pictures in here.
+"""What makes one map better than another, beside what `paca evaluate --explain` measures too: plain numpy
+functions of maps and regions.
 
 Maps are compared on one grid of `cells` (H, W); the higher the number, the more a place is said to speak for
 the class.
@@ -8,44 +8,11 @@ the class.
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import rankdata
 
+from export.training.map_metrics import area, boxes, parts, points, ranking, revealed, spearman
 from service.geometry import resample
 
-
-def ranking(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Flat indices of the cells, most relevant first; equal cells in random order, so that a flat map ranks
-    like chance."""
-    return np.lexsort((rng.random(values.size), -values.ravel()))
-
-
-def parts(steps: int) -> np.ndarray:
-    """(steps + 1,) from 0 to 1, closer together at the beginning, where rankings differ: squares of equal
-    distances."""
-    return np.linspace(0, 1, steps + 1) ** 2
-
-
-def revealed(values: np.ndarray, steps: int, rng: np.random.Generator) -> np.ndarray:
-    """(steps + 1, H, W) bool: nothing, then ever more of the most relevant cells, as `parts` says, then
-    everything."""
-    order = ranking(values, rng)
-    counts = (values.size * parts(steps)).round().astype(int)
-    place = np.empty(values.size, int)
-    place[order] = np.arange(values.size)
-    return place.reshape(values.shape) < counts[:, None, None]
-
-
-def area(curve: np.ndarray) -> float:
-    """Area under a curve given at `parts` of 0..1 (trapezoids)."""
-    return float(np.trapezoid(np.asarray(curve, float), parts(len(curve) - 1)))
-
-
-def spearman(left: np.ndarray, right: np.ndarray) -> float:
-    """Rank correlation, ties at their mean rank; 0 where one side is constant (it says nothing)."""
-    a, b = (rankdata(np.ravel(side)) for side in (left, right))
-    a, b = a - a.mean(), b - b.mean()
-    scale = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / scale if scale else 0.0
+__all__ = ["area", "boxes", "parts", "points", "ranking", "revealed", "spearman"]
 
 
 def sums(values: np.ndarray, patches: int) -> np.ndarray:
@@ -61,23 +28,6 @@ def energy(values: np.ndarray, region: np.ndarray) -> float:
     positive = np.maximum(resample(values, region.shape), 0).astype(np.float64)
     total = positive.sum()
     return float(positive[region].sum() / total) if total > 0 else float(region.mean())
-
-
-def points(values: np.ndarray, region: np.ndarray) -> float:
-    """1 where the map's highest place lies inside the region, else 0; the mean over several equally high
-    places."""
-    fine = resample(values, region.shape)
-    return float(region[fine >= fine.max()].mean())
-
-
-def boxes(fractions: list[tuple[float, float, float, float]], size: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool: the pixels whose middle lies in any box, given as fractions of width and height x0, y0,
-    x1, y1."""
-    y, x = ((np.arange(n) + 0.5) / n for n in size)
-    region = np.zeros(size, bool)
-    for x0, y0, x1, y1 in fractions:
-        region |= ((y >= y0) & (y <= y1))[:, None] & ((x >= x0) & (x <= x1))[None]
-    return region
 
 
 def quarter(index: int, size: tuple[int, int]) -> np.ndarray:

@@ -1,7 +1,8 @@
 """What `paca evaluate` does: scores an exported model, or a checkpoint, on labelled pictures and prints it.
 
 An exported file needs no torch: it runs on the server's engine. Checkpoints are the work of `evaluate_torch`,
-reading of `served`, numbers of `metrics`, words of `verdict`, tables of `report`.
+how true explanations are that of `explained`, reading of `served`, numbers of `metrics`, words of `verdict`,
+tables of `report`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,15 @@ import numpy as np
 from rich.console import Console
 
 from service.engine import Device, Engine
+from service.files import write_text
 from service.folders import summary
 
-from . import served
-from .data import Pictures
+from ..card import with_measured
+from . import explained, served
+from .data import DataError, Pictures
 from .metrics import Scores, score
 from .progress import Track, plainly, showing
-from .report import cluster_rows, print_scores, write_report
+from .report import cluster_rows, explained_rows, print_explained, print_scores, write_report
 from .verdict import interval, judge
 
 BATCH = 32
@@ -34,7 +37,8 @@ Run = Callable[[np.ndarray], np.ndarray]
 class Evaluation:
     """model: the file; data: the folder or pack that was scored; runs_on: "onnxruntime cpu", "torch cuda",
     ...; images_per_second: of the network alone, at `batch`. clusters: of checkpoints only, what is left
-    without assignments and how many clusters are in use."""
+    without assignments and how many clusters are in use. explanations: how true they are, where that was
+    measured."""
 
     model: str
     data: str
@@ -45,6 +49,7 @@ class Evaluation:
     scores: Scores
     skipped: tuple[str, ...] = ()
     clusters: dict[str, Any] = field(default_factory=dict)
+    explanations: explained.Explained | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -60,14 +65,24 @@ def command(
     out: Path | None = None,
     *,
     as_json: bool = False,
+    explain: int = 0,
     device: str = "auto",
     console: Console | None = None,
 ) -> Evaluation:
     """Scores an .onnx or a checkpoint on a pack or a class folder; prints tables or JSON, writes
-    evaluation.json and confusion.png into `out`."""
+    evaluation.json and confusion.png into `out`. explain: how true explanations are, on up to so many
+    pictures, into the model card too; .onnx only."""
+    if explain and model.suffix != ".onnx":
+        raise DataError(
+            f"--explain measures what is served: export {model.name} with `paca export`, name the .onnx"
+        )
     console = console or Console()
     track, say = showing(Console(stderr=True) if as_json else console)
     found = evaluate(model, data, device, track)
+    if explain:
+        measured = explained.measure(model, data, explain, device, track)
+        found = replace(found, explanations=measured)
+        say(_into_card(model, measured))
     for line in summary(found.skipped):
         say(f"skipped: {line}")
     if as_json:
@@ -82,9 +97,25 @@ def command(
         print_scores(console, f"{found.model} on {found.data}", found.scores, extra)
         for line in judge(found.scores).lines:
             say(line)
+        if found.explanations:
+            print_explained(console, found.explanations)
     if out:
         say("written: " + ", ".join(str(path) for path in write_report(out, found.to_dict(), found.scores)))
     return found
+
+
+def _into_card(model: Path, measured: explained.Explained) -> str:
+    """Writes the table into the model card beside the model, and says so."""
+    path = model.with_name("README.md")
+    if not path.is_file():
+        return "no model card beside the model; `paca export` writes one"
+    head = f"{measured.right} of {measured.pictures} pictures of {measured.data}, {measured.precision}."
+    text = with_measured(path.read_text(encoding="utf-8"), explained_rows(measured), head)
+    try:
+        write_text(path, text)
+    except OSError as error:
+        return f"{path} cannot be written: {error.strerror}"
+    return f"written: {path}"
 
 
 def evaluate(model: Path, data: Path, device: str = "auto", track: Track = plainly) -> Evaluation:

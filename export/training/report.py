@@ -15,6 +15,7 @@ from rich.table import Table
 
 from service.files import write_bytes, write_text
 
+from .explained import Explained
 from .metrics import Scores
 from .verdict import decimals, in_words
 
@@ -51,6 +52,34 @@ def cluster_rows(clusters: dict[str, Any], scores: Scores) -> dict[str, str]:
             f"{s['in_use']} of {s['clusters']} (effective {s['effective']}, different rows {s['rank']})"
         )
     return rows
+
+
+# member of `explained.Measured` → what it is called for people
+EXPLAINED = {
+    "method": "method",
+    "insertion": "insertion",
+    "deletion": "deletion",
+    "difference": "insertion less deletion",
+    "passed": "check passed",
+    "random_head": "like a class that is none",
+    "pointing": "highest place in a box",
+}
+
+
+def explained_rows(found: Explained) -> list[dict[str, object]]:
+    """A row a method; figures that were not measured are left out where no method has them."""
+    members = [m for m in EXPLAINED if any(getattr(row, m) is not None for row in found.methods)]
+    return [{EXPLAINED[m]: getattr(row, m) for m in members} for row in found.methods]
+
+
+def print_explained(console: Console, found: Explained) -> None:
+    """How true the explanations are, as a table."""
+    rows = explained_rows(found)
+    title = f"explanations of {found.right} rightly named of {found.pictures} pictures"
+    table = Table(*rows[0], title=title)
+    for row in rows:
+        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v or "-") for v in row.values()))
+    console.print(table)
 
 
 def _class_table(scores: Scores) -> Table:

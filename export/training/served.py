@@ -12,6 +12,7 @@ from service.artifact import Preprocessing
 
 from ..parts import find_parts
 from ..pictures import Source, class_files, match_classes, open_pack, prepare_all
+from .boxes import FILE as BOXES
 from .data import IMAGENETTE, DataError, Pictures
 
 
@@ -33,7 +34,8 @@ def read(path: Path, labels: tuple[str, ...], preprocessing: Preprocessing) -> P
         names = tuple(f"row {i}" for i in range(len(sources)))
     else:
         files = class_files(scored_part(path), partial=True)
-        sources, numbers, names, left_out = files.paths, files.labels, files.names, files.left_out
+        sources, numbers, names = files.paths, files.labels, files.names
+        left_out = tuple(line for line in files.left_out if not line.startswith(f"{BOXES}:"))
         classes = tuple(IMAGENETTE.get(name, name) for name in files.classes)
     own = match_classes(classes, labels, path)
     images, reasons = prepare_all(sources, preprocessing)
