@@ -6,6 +6,8 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 RUNTIME ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 PORT   ?= 8000
 PYTEST ?=
+PACA_DATA ?= data
+EMBEDDED := service/models/imagenette/1
 SOAK   ?= tests/faults tests/service/api/test_fuzz.py tests/service/images/test_decode.py
 
 .DEFAULT_GOAL := help
@@ -54,6 +56,11 @@ lock: $(VENV)/bin/python  ## requirements/*.txt, the server image's packages wit
 	$(PIP) install -c constraints.txt uv
 	for runtime in cpu gpu; do echo 'setuptools>=77' | $(BIN)/uv pip compile -q pyproject.toml - --extra $$runtime --extra grpc -c constraints.txt \
 	  --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -o requirements/$$runtime.txt || exit 1; done
+
+embedded: $(VENV)/.setup  ## the embedded model's files from its weights, with novelty and 8 bits; PACA_DATA is the folder with the packs
+	for precision in fp32 int8; do $(BIN)/paca export auto --checkpoint $(EMBEDDED)/model.safetensors --precision $$precision \
+	  --calibration $(PACA_DATA)/imagenette_train_128.npz --reference $(PACA_DATA)/imagenette_train_128.npz --foreign $(PACA_DATA)/varied_train_128.npz \
+	  --out $(EMBEDDED)/model$$(test $$precision = fp32 || echo .$$precision).onnx || exit 1; done
 
 proto:  ## service/api/rpc/*_pb2.py from the .proto files, by a protoc of protobuf 6, so that 6 and 7 can read them
 	$(PYTHON) -m venv build/protoc

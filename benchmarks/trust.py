@@ -3,8 +3,9 @@ photos, what its clusters are worth, where its maps point.
 
     python benchmarks/trust.py CHECKPOINT.safetensors --choosing     while choosing: the held-out tenth, the
                                                                      kinds of the varied pack kept for choices
-    python benchmarks/trust.py CHECKPOINT.safetensors [--save]       once for a released model: the validation
+    python benchmarks/trust.py MODEL.onnx [--save]                   once for a released model: the validation
                                                                      pack, the unseen kinds and sources
+    python benchmarks/trust.py MODEL.onnx --rows knowledge           some of the rows
 
 novelty      as `paca export --reference --foreign` puts it into the file, from training photos, the trained
              part of the varied pack and drawings; threshold from the held-out tenth (0.95). AUROC, FPR95 and
@@ -15,7 +16,8 @@ clusters     arg-max of the last membership (or assignment) against masks of cat
 pointing     highest place in a box; GridPG: share of positive relevance in the right quarter of four
              pictures in one
 
-Needs the packs in --data or $PACA_DATA. The checkpoint is exported and answers as served.
+Needs the packs in --data or $PACA_DATA. A checkpoint is exported and answers as served; beside an .onnx its
+checkpoint must lie.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,11 +45,12 @@ from faithfulness.served import Served
 from export.checkpoints import load
 from export.novelty import Outputs, auroc
 from export.paca.cost import macs, parameters
+from export.pictures import prepare_all
 from export.pipeline import Format, Request
 from export.pipeline import run as export
 from export.training.cluster_use import foreign_assignment_accuracy, uniform_assignment_accuracy
-from export.training.data import Pictures, read_cifar10, read_pack, square
-from export.training.drawings import draw_unseen
+from export.training.data import Pictures, read_cifar10, read_pack
+from export.training.drawings import drawings
 from export.training.foreign import PACK, read_foreign
 from export.training.metrics import Scores, log_softmax, score
 from export.training.split import tail
@@ -71,13 +74,16 @@ class Answers:
 
 
 class Model:
-    """A checkpoint, exported and run by the server's engine."""
+    """An exported file on the server's engine; a checkpoint is exported first. network: the float weights in
+    PyTorch, of the checkpoint beside the file."""
 
-    def __init__(self, checkpoint: Path, data: Path, folder: Path) -> None:
-        self.checkpoint = load(checkpoint)
-        path = folder / "model.onnx"
-        packs = Format(reference=data / "imagenette_train_128.npz", foreign=data / PACK)
-        export(Request("auto", checkpoint=checkpoint, out=path, format=packs))
+    def __init__(self, path: Path, data: Path, folder: Path) -> None:
+        checkpoint = path.with_name("model.safetensors") if path.suffix == ".onnx" else path
+        if path == checkpoint:
+            packs = Format(reference=data / "imagenette_train_128.npz", foreign=data / PACK)
+            path = folder / "model.onnx"
+            export(Request("auto", checkpoint=checkpoint, out=path, format=packs))
+        self.network = load(checkpoint).model
         self.served, self.bytes = Served(path), path.stat().st_size
         self.manifest = self.served.manifest
         self.side = self.manifest.preprocessing.size[0]
@@ -119,24 +125,24 @@ class Sets:
 
 
 def read_sets(data: Path, model: Model, choosing: bool) -> Sets:
-    side = model.side
-    _, held_out = tail(read_pack(data / "imagenette_train_128.npz", side), 0.1)
-    varied = read_foreign(data / PACK, side)
+    how = model.manifest.preprocessing
+    _, held_out = tail(read_pack(data / "imagenette_train_128.npz", how), 0.1)
+    varied = read_foreign(data / PACK, how)
     photos = located(data, model.manifest.preprocessing)
     boxed = Pictures(
         np.stack([p.pixels for p in photos]), np.array([p.label for p in photos]), model.manifest.labels
     )
     known = {"held-out tenth": held_out} if choosing else {}
     if not choosing:
-        known["validation pack"] = read_pack(data / "imagenette_val_128.npz", side)
+        known["validation pack"] = read_pack(data / "imagenette_val_128.npz", how)
     foreign = {"kept for choices" if choosing else "unseen kinds, sources": (
         varied.choice if choosing else varied.unseen
     ).images}  # fmt: skip
-    foreign["cats and dogs"] = np.stack([square(path, side) for path in _pets(data)])
-    cifar = read_cifar10(data, side)[1]["lossless"]
+    foreign["cats and dogs"] = prepare_all(_pets(data), how)[0]
+    cifar = read_cifar10(data, how)[1]["lossless"]
     apart = ~np.isin(cifar.labels, [cifar.classes.index(c) for c in ("dog", "truck")])
     foreign["CIFAR-10"] = cifar.images[apart][:600]
-    foreign["drawings"] = draw_unseen(300, side)
+    foreign["drawings"] = drawings(how, unseen=True)
     return Sets(held_out, known | {"boxed photos": boxed}, foreign, photos)
 
 
@@ -185,7 +191,7 @@ def _energy(model: Model, answers: Answers) -> np.ndarray:
 
 def cluster_rows(model: Model, sets: Sets, data: Path) -> list[Row]:
     """What is lost without the right clusters, and what they are worth as segments."""
-    network, held_out = model.checkpoint.model, sets.held_out
+    network, held_out = model.network, sets.held_out
     right = model.scores(model.answer(held_out.images), held_out.labels).accuracy
     rows: list[Row] = [
         {"row": f"points lost, {name}", "value": 100 * (right - lost(network, held_out))}
@@ -195,7 +201,7 @@ def cluster_rows(model: Model, sets: Sets, data: Path) -> list[Row]:
         )
     ]
     pets = _pets(data)[:MASKED]
-    images = np.stack([square(path, model.side) for path in pets])
+    images = prepare_all(pets, model.manifest.preprocessing)[0]
     found = [
         segments.quality(labels, *_trimap(path, model.side))
         for labels, path in zip(model.segments(images), pets, strict=True)
@@ -253,7 +259,7 @@ def cost_rows(model: Model) -> list[Row]:
         began = time.perf_counter()
         model.served.engine.run(picture)
         took.append(1000 * (time.perf_counter() - began))
-    network = model.checkpoint.model
+    network = model.network
     return [
         {"row": "parameters, million", "value": parameters(network) / 1e6},
         {"row": "multiply-accumulates, million", "value": macs(network.config) / 1e6},
@@ -262,30 +268,34 @@ def cost_rows(model: Model) -> list[Row]:
     ]
 
 
-def measure(checkpoint: Path, data: Path, choosing: bool, count: int) -> list[Row]:
+ROWS: dict[str, Callable[[Model, Sets, argparse.Namespace], list[Row]]] = {
+    "knowledge": lambda model, sets, _: knowledge(model, sets),
+    "clusters": lambda model, sets, asked: cluster_rows(model, sets, asked.data),
+    "pointing": lambda model, sets, asked: pointing_rows(model, sets, asked.grids),
+    "cost": lambda model, sets, _: cost_rows(model),
+}
+
+
+def measure(asked: argparse.Namespace) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
-        model = Model(checkpoint, data, Path(folder))
-        sets = read_sets(data, model, choosing)
-        parts: Sequence[list[Row]] = (
-            knowledge(model, sets),
-            cluster_rows(model, sets, data),
-            pointing_rows(model, sets, count),
-            cost_rows(model),
-        )
-    return [{**row, "value": round(float(str(row["value"])), 4)} for rows in parts for row in rows]
+        model = Model(asked.model, asked.data, Path(folder))
+        sets = read_sets(asked.data, model, asked.choosing)
+        rows = [row for name in asked.rows for row in ROWS[name](model, sets, asked)]
+    return [{**row, "value": round(float(str(row["value"])), 4)} for row in rows]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("model", type=Path)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("PACA_DATA", "data")))
     parser.add_argument("--choosing", action="store_true")
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--grids", type=int, default=100)
     parser.add_argument("--save", action="store_true")
     asked = parser.parse_args()
-    finish("trust", measure(asked.checkpoint, asked.data, asked.choosing, asked.grids), save=asked.save)
+    finish("trust", measure(asked), save=asked.save)
 
 
 if __name__ == "__main__":

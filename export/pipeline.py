@@ -36,20 +36,19 @@ from service.engine import Device, Engine
 from service.novelty import Statistics
 from service.precision import LEAST_PICTURES
 
-from .annotate import annotate, annotate_novelty, head, outputs, preprocessing, stages, weights_id
+from .annotate import annotate, head, outputs, preprocessing, stages, weights_id
 from .attention_node import OPSET, node_counts
 from .calibration import read_calibration
 from .checkpoints import load
 from .errors import ExportError
 from .gradients import export_gradients
 from .labels import assumed, numbered, read_labels
-from .novelty import FEWEST
 from .paca.config import variant
 from .paca.cost import macs, parameters
 from .paca.model import PaCaViT
 from .pictures import Calibration, DataError
 from .quantise import QuantisationError, to_fp16, to_int8
-from .reference import Reference, of_training, read_reference
+from .reference import Reference, of_training, read_reference, write_novelty
 from .release import EXPLAIN, Draft, release
 from .trace import Served, trace
 from .training.split import HELD_OUT, SPLIT
@@ -342,21 +341,7 @@ def _reference(format: Format, source: Source) -> tuple[Reference | None, str | 
 def _with_novelty(written: Written, reference: Reference, say: Say) -> Written:
     """The finished file with its novelty statistics, as this very file answers the reference pictures."""
     say("scoring the reference pictures")
-    try:
-        found = reference.statistics(Engine(written.draft.model, CPU))
-    except ValueError as error:
-        raise ExportError(f"no novelty can be fitted: {error}") from None
-    count = len(reference.held_out)
-    if found is None:
-        remark = f"no novelty: {count} held-out reference pictures, at least {FEWEST} are needed"
-        return dataclasses.replace(written, notes=(*written.notes, remark))
-    proto = onnx.load(written.draft.model)
-    annotate_novelty(proto, found)
-    onnx.save(proto, written.draft.model)
-    remark = (
-        f"novelty: scores of {count} held-out pictures ({reference.held}); they must be pictures that "
-        "training did not see"
-    )
+    found, remark = write_novelty(written.draft.model, reference)
     return dataclasses.replace(written, novelty=found, notes=(*written.notes, remark))
 
 

@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 
-from service.engine import Engine
+from service.engine import Device, Engine
 from service.folders import list_pictures
 from service.novelty import Statistics
 
+from .annotate import annotate_novelty
+from .errors import ExportError
 from .novelty import FEWEST, MOST, Outputs, evenly, fit, rescored, worth
 from .pictures import How, Source, open_pack, prepare_all
 from .training.drawings import drawings
@@ -44,9 +47,9 @@ class Reference:
     held: str = ""
 
     def statistics(self, engine: Engine) -> Statistics | None:
-        """As this very file answers the pictures; None where too few are held out. measured: what a flag at
-        the usual threshold is worth."""
-        if len(self.held_out) < FEWEST:
+        """As this very file answers the pictures; None where too few are held out, or where the model has no
+        tokens. measured: what a flag at the usual threshold is worth."""
+        if self.missing(engine):
             return None
         held_out = answers(engine, self.held_out)
         found: Statistics | None
@@ -63,10 +66,38 @@ class Reference:
         earlier = self.fitted.measured if self.fitted else {}
         return dataclasses.replace(found, measured={**earlier, **measured})
 
+    def missing(self, engine: Engine) -> str | None:
+        """Why there can be no statistics for this model; None where there can."""
+        if not engine.manifest.has_tokens:
+            return "the model has no tokens to measure it on"
+        if len(self.held_out) < FEWEST:
+            return f"{len(self.held_out)} held-out reference pictures, at least {FEWEST} are needed"
+        return None
+
+
+def write_novelty(path: Path, reference: Reference) -> tuple[Statistics | None, str]:
+    """Puts statistics into a model file, as this very file answers the reference pictures; returns them with
+    a remark, None with the reason where there can be none. Nothing else in the file changes."""
+    engine = Engine(path, Device("cpu"))
+    try:
+        found = reference.statistics(engine)
+    except ValueError as error:
+        raise ExportError(f"no novelty can be fitted: {error}") from None
+    if found is None:
+        return None, f"no novelty: {reference.missing(engine)}"
+    proto = onnx.load(path)
+    annotate_novelty(proto, found)
+    onnx.save(proto, path)
+    return found, (
+        f"novelty: scores of {len(reference.held_out)} held-out pictures ({reference.held}); they must be "
+        "pictures that training did not see"
+    )
+
 
 def answers(engine: Engine, pictures: np.ndarray) -> Outputs:
     """(logits (n, K), pooled tokens (n, C)) as the server gets them."""
-    found = [engine.run(pictures[i : i + BATCH], ("tokens",)) for i in range(0, len(pictures), BATCH)]
+    size = min(BATCH, engine.max_batch or BATCH)
+    found = [engine.run(pictures[i : i + size], ("tokens",)) for i in range(0, len(pictures), size)]
     return np.concatenate([f.logits for f in found]), np.concatenate(
         [f.arrays["tokens"].mean(1) for f in found]
     )

@@ -15,11 +15,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from service import explain
+from service.artifact import FIRST_ORDER
 from service.check import check
 from service.engine import Device, Engine, GradientEngine
 from service.geometry import resample
 from service.hiding import GRID, blurred, hidden
-from service.methods import GRADIENTS, Evidence, Method, available
+from service.methods import GRADIENTS, TOKENS, Evidence, Method, available
 from service.plan import offers
 from service.results import Heatmap
 
@@ -133,16 +134,19 @@ class _Subject:
         has = offers(manifest, self.gradients is not None)
         named = [method for method in available(has) if method.class_specific]
         self.methods = [method for method in named if method.heatmap] or named
-        self.needs_gradients = any(GRADIENTS in method.needs for method in self.methods)
+        self.first_order = TOKENS in has and manifest.head == FIRST_ORDER
+        self.uses_gradients = self.first_order or any(GRADIENTS in method.needs for method in self.methods)
+        self.batch = min(BATCH, self.engine.max_batch or BATCH)
 
     def see(self, picture: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        names = [name for name in ("tokens",) if name in self.engine.outputs]
-        out = self.engine.run(picture[None], (*names, *(["features"] if self.needs_gradients else []))).row(0)
+        tokens = ["tokens"] if self.engine.manifest.has_tokens else []
+        features = ["features"] if self.uses_gradients else []
+        out = self.engine.run(picture[None], (*tokens, *features)).row(0)
         return out.logits, out.arrays
 
     def logits(self, pictures: np.ndarray) -> np.ndarray:
-        parts = [self.engine.run(pictures[i : i + BATCH]).logits for i in range(0, len(pictures), BATCH)]
-        return np.concatenate(parts)
+        starts = range(0, len(pictures), self.batch)
+        return np.concatenate([self.engine.run(pictures[i : i + self.batch]).logits for i in starts])
 
     def scores(self, logits: np.ndarray, target: int) -> np.ndarray:
         """(n, K) → (n,), as the server scores."""
@@ -155,6 +159,9 @@ class _Subject:
         """(K,): a random mixture of the head's rows, less what it has of the target's: what a class would be
         that was never learned."""
         weights = np.random.default_rng(seed).normal(size=len(self.labels)).astype(np.float32)
+        if self.engine.head is None:
+            weights[target] = 0
+            return weights
         head = self.engine.head.weight.astype(np.float64)
         own = head[target]
         weights[target] -= float((weights @ head) @ own / max(own @ own, 1e-12))
@@ -164,15 +171,25 @@ class _Subject:
         self, picture: np.ndarray, logits: np.ndarray, arrays: dict[str, np.ndarray], weights: np.ndarray
     ) -> dict[str, np.ndarray]:
         """Method → map (h, w)."""
-        grid = self.engine.manifest.stages[-1].grid
-        cam = explain.contributions(arrays["tokens"], grid, self.engine.head, weights)
         stages = {}
-        if self.gradients and self.needs_gradients:
+        if self.gradients and self.uses_gradients:
             out = self.gradients.run(arrays["features"][None], weights[None])
             stages = explain.stage_maps({name: values[0] for name, values in out.items()})
-        evidence = Evidence(cam, stages, weights, logits, picture)
+        cam = self._cam(arrays, stages, weights)
+        evidence = Evidence(cam, stages, weights, logits, picture, not self.first_order)
         found = {method.name: self._map(method, evidence) for method in self.methods}
         return {name: heat.values for name, heat in found.items() if heat is not None}
+
+    def _cam(
+        self, arrays: dict[str, np.ndarray], stages: dict[int, np.ndarray], weights: np.ndarray
+    ) -> np.ndarray | None:
+        """What the last patches contribute, where the model tells."""
+        head, last = self.engine.head, self.engine.manifest.stages[-1:]
+        if self.first_order:
+            return stages.get(last[0].stage)
+        if head is None or "tokens" not in arrays:
+            return None
+        return explain.contributions(arrays["tokens"], last[0].grid, head, weights)
 
     def _map(self, method: Method, evidence: Evidence) -> Heatmap | None:
         if method.probe is not None:
