@@ -11,7 +11,7 @@ EMBEDDED := service/models/imagenette/1
 SOAK   ?= tests/faults tests/service/api/test_fuzz.py tests/service/images/test_decode.py
 
 .DEFAULT_GOAL := help
-.PHONY: help serve setup check test cuda-check bench soak lock proto figures dist up clean
+.PHONY: help serve setup check test cuda-check bench soak lock proto figures dist site up clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -78,6 +78,11 @@ figures: $(VENV)/.setup  ## rewrite every figure that README and docs quote from
 
 dist:            ## wheel and sdist in dist/; the wheel, installed into an empty environment, serves
 	.ci/dist $(PYTHON)
+
+site:            ## the documents as a site in build/site
+	$(PYTHON) -m venv build/site-env
+	build/site-env/bin/python -m pip --disable-pip-version-check -q install mkdocs-material==9.7.0
+	build/site-env/bin/mkdocs build --strict --site-dir build/site
 
 up:              ## docker compose up
 	docker compose up --build
