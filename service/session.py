@@ -183,7 +183,9 @@ class Session:
         fixed = self._row.fixed_batches
         shapes = [shape for _, shape in (*self.inputs.values(), *self.outputs.values())]
         if fixed and all(isinstance(size, int) for shape in shapes for size in shape[1:]):
-            self._sizes = (*(size for size in fixed.sizes if size < max_batch), max_batch)
+            only = shapes[0][0]  # a graph of one batch size
+            several = (*(size for size in fixed.sizes if size < max_batch), max_batch)
+            self._sizes = (only,) if isinstance(only, int) else several
             with loading(self._path.name):
                 self._in_thread(self._open_again)
 

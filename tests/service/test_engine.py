@@ -465,3 +465,16 @@ def test_a_device_is_given_up_after_two_failed_tries_to_open_it_again(
     assert not isinstance(caught.value, DeviceLost)
     with pytest.raises(DeviceLost):
         engine.reopen()
+
+
+def test_a_graph_of_one_batch_size_is_prepared_in_that_alone(
+    model: Path, tmp_path: Path, bucketed: None
+) -> None:
+    proto = onnx.load(model)
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    del proto.graph.value_info[:]
+    onnx.save(proto, tmp_path / "model.onnx")
+    engine = Engine(tmp_path / "model.onnx", CPU)
+    engine.prepare(4)
+    assert engine.run(picture(0, 3)).logits.shape == (3, 4)

@@ -17,10 +17,12 @@ import onnx
 import pytest
 
 from service.artifact import MANIFEST_KEY, Manifest
-from service.errors import CannotStart, EngineFailure, NotReady, UnknownModel
+from service.errors import CannotStart, DeviceLost, EngineFailure, NotReady, UnknownModel
 from service.predictor import Predictor
+from service.providers import PROVIDERS, FixedBatches
 from service.registry import Registry
 from service.repository import FILES, ModelFiles
+from service.session import Bucket
 from service.settings import Settings
 from service.wiring import build_registry
 
@@ -405,3 +407,52 @@ def test_an_empty_repository_does_not_start(tmp_path: Path) -> None:
 def test_a_default_model_that_is_not_there_does_not_start(repository: Path) -> None:
     with pytest.raises(CannotStart, match="PACA_DEFAULT_MODEL is 'huge'"):
         asyncio.run(build_registry(Settings(models=repository, default_model="huge")).start())
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Lets the CPU run as a device does; the function makes it fail for good, from the next run on."""
+    row = replace(PROVIDERS["cpu"], fixed_batches=FixedBatches((1,), "cpu", {}))
+    monkeypatch.setitem(PROVIDERS, "cpu", row)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA failure 700: an illegal memory access was encountered")
+
+    return lambda: monkeypatch.setattr(Bucket, "run", fail)
+
+
+def test_a_device_that_failed_for_good_is_known_to_readiness_and_to_every_caller(
+    repository: Path, jpeg: bytes, device: Callable[[], None]
+) -> None:
+    async def main() -> None:
+        async with started(repository, max_batch=1) as registry:
+            predictor = registry.get()
+            await predictor.classify(jpeg)
+            device()
+            assert registry.ready == (True, "ready")
+            with pytest.raises(DeviceLost):
+                await predictor.classify(jpeg)
+            assert registry.ready[0] is False
+            assert "failed for good" in registry.ready[1]
+            with pytest.raises(DeviceLost):
+                registry.get()
+            assert registry.models() == []
+            assert [(failure.name, failure.kind) for failure in registry.failures()] == [
+                ("tiny", "device-lost")
+            ]
+
+    asyncio.run(main())
+
+
+def test_a_device_that_fails_while_a_version_is_loaded_is_known_too(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, device: Callable[[], None]
+) -> None:
+    async def main() -> None:
+        async with started(repository, max_batch=1) as registry:
+            add_version(repository, "2")
+            device()
+            assert len(await registry.reload()) == 1
+            assert registry.ready[0] is False
+            assert registry.lost
+
+    asyncio.run(main())
