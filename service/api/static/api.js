@@ -59,11 +59,29 @@ export async function classify(files, model, signal) {
   return answer.results ?? [answer];
 }
 
+/** The label map and the classes of one photo. */
+export async function segment(model, file, signal) {
+  const body = new FormData();
+  body.append("file", file, file.name);
+  return (await send(segmentUrl(model), { method: "POST", body, signal, headers: { Accept: "application/json" } })).json();
+}
+
+function segmentUrl(model) {
+  const url = address("segment");
+  if (model) url.searchParams.set("model", model);
+  return url;
+}
+
 /** The self-contained HTML report, as a Blob. */
 export const report = async (question, file) => (await upload(question, file, "text/html")).blob();
 
 /** The same request as a shell command. */
-export function curl(question, file) {
+export const curl = (question, file) => shell(explainUrl(question), file);
+
+/** The same, of a segmentation. */
+export const segmentCurl = (model, file) => shell(segmentUrl(model), file);
+
+function shell(url, file) {
   const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-  return `curl -F ${quote(`file=@${file.name}`)} \\\n  ${quote(explainUrl(question).href)}`;
+  return `curl -F ${quote(`file=@${file.name}`)} \\\n  ${quote(url.href)}`;
 }

@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { filesOf, sortByDoubt } from "./gallery.js";
 import * as memory from "./memory.js";
 import { Picture } from "./picture.js";
+import { Regions } from "./segment.js";
 import * as view from "./view.js";
 
 const $ = (id) => document.getElementById(id);
@@ -16,6 +17,7 @@ let models = new Map();
 let running = null; // the AbortController of the question under way
 let answers = new Map(); // of this photo, by question
 
+const regions = new Regions();
 const picture = new Picture($("picture"), view.markCluster);
 
 /** Asks about `file` with the question as it stands and shows the answer; a problem leaves the page as it was. */
@@ -27,22 +29,44 @@ async function ask(file, changes = {}) {
   view.showProblem(null);
   view.showBusy(true);
   try {
+    if (segments(next.model)) return await segment(file, next, signal);
     const known = file === photo && answers.get(JSON.stringify(next));
     const answer = known || (await api.explain(next, file, signal));
     const details = await modelNamed(answer.model);
     if (signal.aborted) return;
-    if (file !== photo) await showPhoto(file, answer);
+    if (file !== photo || $("result").hidden) await showPhoto(file, answer);
     Object.assign(question, next);
     memory.remember(question);
     answers.set(JSON.stringify(next), answer);
     show(answer, details);
   } catch (error) {
     if (signal.aborted) return;
-    if (photo) showChoices();
+    if (photo) view.showModel(modelFor(question.model)?.name);
+    if (photo && !$("result").hidden) showChoices();
     view.showProblem(error, () => ask(file, changes));
   } finally {
     if (!signal.aborted) view.showBusy(false);
   }
+}
+
+// The model that answers when this one is chosen.
+const modelFor = (name) => models.get(name) ?? [...models.values()].find((model) => model.default);
+
+const segments = (name) => modelFor(name)?.jobs.includes("segment") ?? false;
+
+async function segment(file, next, signal) {
+  const answer = await api.segment(next.model, file, signal);
+  const details = await modelNamed(answer.model);
+  if (signal.aborted) return;
+  const said = await regions.show(file, answer, details);
+  Object.assign(question, next);
+  if (file !== photo) answers = new Map();
+  photo = file;
+  view.showSection("segmented", gallery.size > 0);
+  $("regions-curl").textContent = api.segmentCurl(question.model, file);
+  $("regions-answer").focus({ preventScroll: true });
+  view.showModel(answer.model);
+  view.say(said);
 }
 
 // The list is read again where the server has meanwhile loaded a model that was not there at the start.
@@ -111,7 +135,7 @@ function showChoices() {
   view.showStages(kind === "part" ? [] : clustering, answer.explanations[0].clusters[0]?.stage);
   view.showGroups(clustering, kind);
   view.showMethods(details.method_details, answer.explanations[0].method.name);
-  $("model").value = answer.model;
+  view.showModel(answer.model);
 }
 
 function askClass(id) {
@@ -126,9 +150,9 @@ function open(file) {
 
 let gallery = new Map(); // file → address of its picture, of the photos that came together
 
-/** Several photos: each is named, and one that is picked is explained. */
+/** Several photos: each is named, and one that is picked is explained. A model that segments takes the first. */
 async function openAll(files) {
-  if (files.length < 2) {
+  if (files.length < 2 || segments(question.model)) {
     open(files[0]);
     return;
   }
@@ -225,6 +249,7 @@ function listen() {
     $("curl").textContent = api.curl(question, photo);
   });
   $("copy").addEventListener("click", copyCurl);
+  $("regions-save").addEventListener("click", () => download(() => regions.save(), "regions.png"));
   $("save").addEventListener("click", () => download(savePicture, "explained.png"));
   $("report").addEventListener("click", () => download(() => api.report(question, photo), "report.html"));
   addEventListener("popstate", () => photo && ask(photo, { ...memory.settings(), check: "" }));

@@ -87,11 +87,16 @@ export function showGallery(named, done, all, { thumbnails, onPick }) {
   if (done === all) say(`${all} photos, the most doubtful first`);
 }
 
-/** Shows one of: welcome, gallery, result. withGallery: whether there is a gallery to go back to. */
+/** Shows one of: welcome, gallery, result, segmented. withGallery: whether there is a gallery to go back to. */
 export function showSection(name, withGallery) {
-  for (const id of ["welcome", "gallery", "result"]) $(id).hidden = id !== name;
+  for (const id of ["welcome", "gallery", "result", "segmented"]) $(id).hidden = id !== name;
   $("another").hidden = name === "welcome";
-  $("all-photos").hidden = !(withGallery && name === "result");
+  $("all-photos").hidden = !(withGallery && ["result", "segmented"].includes(name));
+}
+
+/** Puts the picker at the model that answered. */
+export function showModel(name) {
+  $("model").value = name;
 }
 
 /** The answer's headline and one button for each class; onPick(prediction) where one is pressed. `selected`: the class id that is explained. */
