@@ -60,7 +60,11 @@ async function segment(file, next, signal) {
   if (signal.aborted) return;
   const said = await regions.show(file, answer, details);
   Object.assign(question, next);
-  if (file !== photo) answers = new Map();
+  memory.remember(question);
+  if (file !== photo) {
+    answers = new Map();
+    memory.keepPhoto(file);
+  }
   photo = file;
   view.showSection("segmented", gallery.size > 0);
   $("regions-curl").textContent = api.segmentCurl(question.model, file);
