@@ -57,16 +57,17 @@ def server() -> Iterator[str]:
 
 def test_the_curl_lines_answer(server: str, jpeg: bytes, tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_bytes(jpeg)
-    classify, explain, overlay = block("sh", "/classify").strip().splitlines()
-    on = "curl -sS --fail-with-body"
+    classify, explain, regions, overlay = block("sh", "/classify").strip().splitlines()
+    on = "curl -sS --fail-with-body --retry 5"  # the second model may still load
     answers = [
         shell(line.replace("curl", on).replace("localhost:8000", server), tmp_path)
-        for line in (classify, explain, overlay)
+        for line in (classify, explain, overlay, regions)
     ]
-    assert [a.returncode for a in answers] == [0, 0, 0], [a.stdout[-500:] + a.stderr for a in answers]
+    assert [a.returncode for a in answers] == [0, 0, 0, 0], [a.stdout[-500:] + a.stderr for a in answers]
     assert len(json.loads(answers[0].stdout)["predictions"]) == 5
     assert json.loads(answers[1].stdout)["explanations"][0]["images"]["overlay"]["mime"] == "image/webp"
     assert (tmp_path / "overlay.webp").read_bytes()[8:12] == b"WEBP"
+    assert (tmp_path / "regions.webp").read_bytes()[8:12] == b"WEBP"
 
 
 def test_the_python_lines_run(jpeg: bytes, tmp_path: Path) -> None:

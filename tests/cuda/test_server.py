@@ -28,8 +28,8 @@ SERVE = (sys.executable, str(Path(__file__).with_name("serve_inert.py")), "serve
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    """A repository with the embedded model that a test may change."""
-    return Path(shutil.copytree(embedded(), tmp_path / "models"))
+    """A repository with the embedded classifier that a test may change."""
+    return Path(shutil.copytree(embedded() / "imagenette", tmp_path / "models" / "imagenette")).parent
 
 
 @pytest.fixture
