@@ -19,6 +19,7 @@ from service.images import accepted
 
 from .parts import find_parts
 from .pictures import (
+    PACK_SHARE,
     Calibration,
     DataError,
     Source,
@@ -30,6 +31,7 @@ from .pictures import (
 )
 
 CALIBRATING = 256  # pictures; more change the ranges no further
+HELD_OUT = 600  # pictures of a pack's last tenth, of which a few calibrate, are enough to judge
 JUDGING = 1_000  # pictures; one more or less is a fifth of what may be lost
 
 
@@ -44,15 +46,18 @@ def read_calibration(source: Path, how: Preprocessing, labels: tuple[str, ...]) 
     """Up to `CALIBRATING` pictures to calibrate on and up to `JUDGING` others, both evenly from all that
     there are, so from every class: files below a folder, or rows of a .npz pack. labels: the model's.
 
-    Of a data set with parts the validation part is taken: the network has not learned from it, and the test
-    part stays untouched. What the server would refuse is passed over: it cannot be typical of what the server
-    will see. ValueError where no picture is readable.
+    Of a data set with parts the validation part is taken, and of a pack with enough pictures the last tenth
+    judges: the network has not learned from these. What the server would refuse is passed over: it cannot be
+    typical of what the server will see. ValueError where no picture is readable.
     """
     found = _open(source, labels)
     rows = np.arange(len(found.sources))
     first = _evenly(rows, min(len(rows) // 2, CALIBRATING) or len(rows))
     calibrating, _ = _read(found.sources, first, how)
-    judging, kept = _read(found.sources, _evenly(np.setdiff1d(rows, first), JUDGING), how)
+    others = np.setdiff1d(rows, first)
+    if source.is_file() and PACK_SHARE * len(rows) >= HELD_OUT:
+        others = others[others >= len(rows) - int(PACK_SHARE * len(rows))]
+    judging, kept = _read(found.sources, _evenly(others, JUDGING), how)
     if not len(calibrating):
         raise ValueError(
             f"{source} holds no readable pictures; give a folder with {accepted()} files or a .npz pack"

@@ -25,6 +25,7 @@ from service.folders import LeftOut, normal, readable, sub_folders, walk
 
 Source = bytes | np.ndarray | Path  # an encoded file, pixels (H, W, 3) uint8, or where a file is
 How = Preprocessing | int  # a number is the side of the square to which whole pictures are stretched
+PACK_SHARE = 0.1  # the last pictures of a pack, which training holds out
 TRIES = 20  # of a picture whose decoder is busy
 
 

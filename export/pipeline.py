@@ -458,6 +458,7 @@ def _int8(
         "judged": result.judged,
         "calibrated": result.calibrated,
         "kept_float": list(result.kept_float),
+        "gelus_in_8_bits": result.gelus,
     }
     if result.points_lost is None:
         return result.model, judged, None

@@ -22,12 +22,12 @@ from service.novelty import Statistics
 from .annotate import annotate_novelty
 from .errors import ExportError
 from .novelty import FEWEST, MOST, Outputs, evenly, fit, rescored, worth
-from .pictures import How, Source, open_pack, prepare_all
+from .pictures import PACK_SHARE, How, Source, open_pack, prepare_all
 from .training.drawings import drawings
 from .training.foreign import read_foreign
 from .training.split import split_folder
 
-PACK_SHARE, FOLDER_SHARE = 0.1, 0.2  # held out, where nothing says which
+FOLDER_SHARE = 0.2  # held out, where nothing says which
 SEED = 1  # of the split, as training has it
 BATCH = 16
 

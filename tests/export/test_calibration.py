@@ -96,6 +96,18 @@ def test_a_pack_of_pixels_serves_too(tmp_path: Path) -> None:
     assert found.labels.tolist() == [0]
 
 
+def test_of_a_large_pack_the_last_tenth_judges_which_training_holds_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "HELD_OUT", 8)
+    monkeypatch.setattr(calibration, "CALIBRATING", 20)
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 4, 4, 3), dtype=np.uint8)
+    pixels[:, 0, 0, 0] = np.arange(80)
+    np.savez(tmp_path / "p.npz", image=pixels, label=np.zeros(80, int), classes=np.array(["a"]))
+    found = read_calibration(tmp_path / "p.npz", HOW, ("a",))
+    assert levels(found.judging) == [73, 74, 75, 77, 78, 79]  # of 72 to 79, those that do not calibrate
+
+
 def test_where_there_is_no_picture_one_line_says_what_to_give(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("none")
     for source in (tmp_path, tmp_path / "absent"):

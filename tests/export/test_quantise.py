@@ -4,10 +4,12 @@ where 8 bits lose too much."""
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
@@ -16,7 +18,7 @@ from export import quantise
 from export.attention_node import node_counts
 from export.paca import PaCaConfig, PaCaViT, StageConfig
 from export.pictures import Calibration
-from export.quantise import QuantisationError, logits, quantisable, to_fp16, to_int8
+from export.quantise import QuantisationError, logits, quantisable, to_fp16, to_int8, with_gelus
 from export.trace import trace
 
 CONFIG = PaCaConfig(
@@ -127,6 +129,41 @@ def test_what_loses_too_much_accuracy_is_not_written(
     monkeypatch.setattr(quantise, "MOST_POINTS_LOST", -1.0)
     with pytest.raises(QuantisationError, match=r"int8 loses 0\.0 points, -1\.0 are allowed"):
         to_int8(graph, halves(pictures, logits(graph, pictures[1::2]).argmax(1)))
+
+
+def test_gelu_is_in_8_bits_too_where_the_answers_stay_the_same(
+    found: quantise.Int8, graph: onnx.ModelProto, pictures: np.ndarray
+) -> None:
+    assert 0 < found.gelus == node_counts(found.model)["Sigmoid"]
+    assert node_counts(found.model)["Gelu"] == node_counts(graph)["Gelu"] - found.gelus
+    expected = logits(graph, pictures)
+    off = np.sqrt(np.mean((logits(found.model, pictures) - expected) ** 2))
+    assert off < 0.05 * expected.std()
+
+
+def test_gelu_stays_in_float_where_they_would_not(
+    graph: onnx.ModelProto, pictures: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoilt(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
+        copy, count = with_gelus(model)
+        (head,) = (node for node in copy.graph.node if "logits" in node.output)
+        for weight in copy.graph.initializer:
+            if weight.name == head.input[1]:
+                values = onnx.numpy_helper.to_array(weight)
+                weight.CopyFrom(onnx.numpy_helper.from_array(1.1 * values, weight.name))  # the same classes
+        return copy, count
+
+    monkeypatch.setattr(quantise, "with_gelus", spoilt)
+    found = to_int8(graph, halves(pictures))
+    assert (found.gelus, node_counts(found.model)["Sigmoid"]) == (0, 0)
+
+
+def test_8_bit_gelus_become_a_table_in_onnx_runtime(found: quantise.Int8, tmp_path: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(found.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    counts = Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
+    assert counts["QLinearSigmoid"] == counts["QLinearMul"] == found.gelus
 
 
 def test_the_layer_that_hurts_stays_in_float_and_its_neighbours_do_not(found: quantise.Int8) -> None:
