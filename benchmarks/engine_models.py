@@ -3,7 +3,6 @@ build/bench/models/<name>/<version>."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 from collections.abc import Callable
@@ -15,17 +14,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from export.calibration import read_calibration
+from export import calibration, quantise
 from export.checkpoints import load
 from export.labels import numbered
 from export.paca.cost import macs
 from export.paca.model import PaCaViT, attend_explicit, create
 from export.pipeline import ExportReport, Format, Source, export_model
-from export.quantise import to_int8
 from export.trace import trace
 from service.artifact import Preprocessing
-from service.engine import Device, Engine
-from service.repository import embedded, find, names
+from service.repository import FILES, embedded, find, names
 
 SCRATCH = Path(__file__).parents[1] / "build" / "bench" / "models"
 VARIANTS = {
@@ -35,7 +32,6 @@ VARIANTS = {
 }
 NAMES = ("embedded", *VARIANTS)
 TRAINING = "imagenette_train_128.npz"  # calibrates and judges int8
-JUDGING = 100  # pictures, for random weights
 
 
 class Bench:
@@ -109,21 +105,24 @@ class Bench:
         return self._made(self.folder / "model.fp16.onnx", lambda path: self._reduce(path, "fp16"))
 
     def int8(self) -> Path:
-        """The artifact in 8 bits, calibrated on photos of the training pack: the embedded model through the
-        exporter and its checks; random weights, whose classes are nearly tied, need to agree with float32
-        less often."""
+        """The artifact in 8 bits, calibrated on photos of the training pack: of the embedded model the file
+        that is shipped, where there is one; random weights, whose classes are nearly tied, need to agree with
+        float32 less often."""
+        shipped = self._file and self._file.with_name(FILES["int8"])
+        if shipped and shipped.exists():
+            return shipped
         return self._made(
-            self.folder / "model.int8.onnx",
+            self.folder / FILES["int8"],
             self._random_int8 if self._file is None else lambda path: self._reduce(path, "int8"),
         )
 
     def _random_int8(self, path: Path) -> None:
-        served = self.served()
-        manifest = Engine(served, Device("cpu")).manifest
-        pictures = read_calibration(pack(TRAINING), manifest.preprocessing, manifest.labels)
-        few = dataclasses.replace(pictures, judging=pictures.judging[:JUDGING])
-        found = to_int8(onnx.load(served), few, lambda text: print(text, file=sys.stderr), wanted=0.9)
-        onnx.save(found.model, path)
+        usual = quantise.AGREEMENT, calibration.JUDGING
+        quantise.AGREEMENT, calibration.JUDGING = 0.9, 100
+        try:
+            self._reduce(path, "int8")
+        finally:
+            quantise.AGREEMENT, calibration.JUDGING = usual
 
     def _export(self, path: Path, format: Format = Format(with_explain=False)) -> ExportReport:
         source = Source(self._model, self.name, self._labels)
@@ -131,7 +130,8 @@ class Bench:
 
     def _reduce(self, path: Path, precision: str) -> None:
         photos = pack(TRAINING) if precision == "int8" else None
-        self._export(path, Format(precision=precision, calibration=photos, with_explain=False))
+        explain = path.with_name("explain.onnx").exists()  # all files of a version go with it, or none
+        self._export(path, Format(precision=precision, calibration=photos, with_explain=explain))
 
     def _made(self, path: Path, make: Callable[[Path], object]) -> Path:
         if not path.exists():

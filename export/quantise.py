@@ -67,14 +67,11 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
         return convert_float_to_float16(copy, keep_io_types=True)
 
 
-def to_int8(
-    model: onnx.ModelProto, pictures: Calibration, say: Say = lambda text: None, wanted: float | None = None
-) -> Int8:
+def to_int8(model: onnx.ModelProto, pictures: Calibration, say: Say = lambda text: None) -> Int8:
     """A copy with 8-bit weights (per channel) and activations (per tensor) in convolutions and linear layers,
     as QuantizeLinear/DequantizeLinear pairs.
 
-    wanted: the least share of the judging pictures on which both formats name the same class; None is
-    AGREEMENT. Parts that alone move the logits visibly stay in float, then more, worst first, until both
+    Parts that alone move the logits visibly stay in float, then more, worst first, until both
     formats agree and, where labels are known, no more accuracy is lost than may be. QuantisationError if that
     takes over half. GELU is in 8 bits too where all of this holds with it and the logits do not move visibly.
     """
@@ -82,7 +79,6 @@ def to_int8(
         raise QuantisationError(
             f"int8 needs at least {FEWEST_PICTURES} pictures to calibrate and to judge, not {count}"
         )
-    wanted = AGREEMENT if wanted is None else wanted
     parts = quantisable(model)
     calibrating = pictures.calibrating
     with tempfile.TemporaryDirectory(prefix="paca-int8-") as folder:
@@ -111,7 +107,7 @@ def to_int8(
                 if gelus and error(candidate) > HARMFUL:
                     continue
                 agreement, lost = judge.compare(candidate)
-                if agreement >= wanted and (lost is None or lost <= MOST_POINTS_LOST):
+                if agreement >= AGREEMENT and (lost is None or lost <= MOST_POINTS_LOST):
                     counts = len(pictures.judging), len(calibrating)
                     return Int8(candidate, agreement, lost, *counts, errors, floats, gelus)
             kept = max(kept + 1, kept * 3 // 2)
@@ -119,7 +115,7 @@ def to_int8(
     loses = "" if lost is None else f", and int8 loses {lost:.1f} points, {MOST_POINTS_LOST} are allowed"
     raise QuantisationError(
         f"int8 and fp32 agree on {100 * agreement:.1f} % of {len(pictures.judging)} pictures, "
-        f"{100 * wanted:.0f} % are needed{loses}; the layers that hurt "
+        f"{100 * AGREEMENT:.0f} % are needed{loses}; the layers that hurt "
         f"(relative error of the logits): {worst}; calibrate on more pictures like those to come, or use fp16"
     )
 

@@ -23,7 +23,12 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PEERS = ("litserve", "bentoml", "ray_serve", "mosec")
 OURS = "paca"
-OURS_SETTINGS: dict[str, dict[str, str]] = {"defaults": {}}
+DEFAULTS, SHIPPED, INT8 = "defaults, the float32 file", "as shipped", "PACA_PRECISION=int8"
+OURS_SETTINGS: dict[str, dict[str, str]] = {
+    DEFAULTS: {"PACA_PRECISION": "fp32"},  # what the peers run
+    SHIPPED: {},
+    INT8: {"PACA_PRECISION": "int8"},
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,11 @@ class Contender:
     environment: dict[str, str]
     form: str
     field: str
+
+    @property
+    def as_shipped(self) -> bool:
+        """Whether it may run another file than the others: ours, which chooses its own."""
+        return self.name == OURS and self.setting != DEFAULTS
 
     def start(self, model: Path, photo: Path, on: Sequence[int], logs: Path) -> Server:
         """Starts it; it is not ready yet. One thread a run on every server."""
@@ -80,7 +90,7 @@ QUIET = {
 }
 
 
-def ours(setting: str = "defaults", form: str = "raw") -> Contender:
+def ours(setting: str = DEFAULTS, form: str = "raw") -> Contender:
     return Contender(
         OURS, setting, (sys.executable, "-m", "service", "serve"), OURS_SETTINGS[setting], form, "file"
     )
