@@ -3,10 +3,11 @@ with full attention, number of clusters.
 
     python benchmarks/scaling.py [--rows instances,batch,size,clusters] [--seconds 1] [--save]
 
-Random weights (speed needs no others), PaCa-Tiny, the server's session options; medians of single runs, no
-decoding. "full" is the same network with clusters=0 in every stage, i.e. ordinary attention over all patches;
-both come from one file each that takes every size. A size whose attention scores of one block would take more
-than a quarter of the memory is not run and says so. Graphs are exported on first use into build/bench/.
+Random weights (speed needs no others; in 8 bits without a judge), PaCa-Tiny, the server's session options;
+medians of single runs, no decoding. "full" is the same network with clusters=0 in every stage, i.e. ordinary
+attention over all patches; both come from one file each that takes every size. A size whose attention scores
+of one block would take more than a quarter of the memory is not run and says so. Graphs are exported on first
+use into build/bench/.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from export.paca import PaCaConfig, PaCaViT, variant
 from export.paca.cost import macs
+from export.quantise import unjudged
 from export.trace import trace
 from service.engine import Device, Session
 
@@ -50,9 +52,12 @@ def with_clusters(count: int) -> PaCaConfig:
     return dataclasses.replace(config, stages=stages)
 
 
-def graph(clusters: int, *, dynamic: bool = False) -> Path:
-    """The served graph with random weights, exported on first use."""
-    path = SCRATCH / f"tiny_{clusters}{'_any_size' if dynamic else ''}.onnx"
+def graph(clusters: int, *, dynamic: bool = False, int8: bool = False) -> Path:
+    """The served graph with random weights, exported on first use. int8: every part in 8 bits."""
+    path = SCRATCH / f"tiny_{clusters}{'_any_size' if dynamic else ''}{'_int8' if int8 else ''}.onnx"
+    if int8 and not path.exists():
+        print(f"exporting {path.name}", file=sys.stderr)
+        onnx.save(unjudged(onnx.load(graph(clusters, dynamic=dynamic)), pictures(8)["image"]), path)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         print(f"exporting {path.name}", file=sys.stderr)
@@ -123,6 +128,7 @@ def size(seconds: float) -> list[Row]:
     """Picture side, one thread: PaCa (100 clusters) against full attention."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     paca, full = session(graph(100, dynamic=True), 1), session(graph(0, dynamic=True), 1)
+    reduced = session(graph(100, dynamic=True, int8=True), 1)
     rows: list[Row] = []
     for side in SIZES:
         patches = (side // 4) ** 2
@@ -138,6 +144,9 @@ def size(seconds: float) -> list[Row]:
                 "side": side,
                 "patches": patches,
                 "PaCa ms": ours,
+                "PaCa int8 ms": median_ms(
+                    lambda side=side: reduced.run(("logits",), pictures(1, side)), seconds
+                ),
                 "full attention ms": theirs
                 if theirs
                 else f"not run: {scores / 2**30:.0f} GiB of scores a block",
@@ -154,12 +163,39 @@ def clusters(seconds: float) -> list[Row]:
     """Clusters in each of the first three stages at 224 px, one thread; 0 = full attention."""
     rows = []
     for count in CLUSTERS:
-        engine = session(graph(count), 1)
-        config = with_clusters(count)
-        ms = median_ms(lambda engine=engine: engine.run(("logits",), pictures(1)), seconds)
-        rows.append({"clusters": count or "none: full attention", "ms": ms, "GMAC": macs(config) / 1e9})
+        engines = [session(graph(count, int8=int8), 1) for int8 in (False, True)]
+        ms, int8_ms = (
+            median_ms(lambda engine=engine: engine.run(("logits",), pictures(1)), seconds)
+            for engine in engines
+        )
+        rows.append(
+            {
+                "clusters": count or "none: full attention",
+                "ms": ms,
+                "int8 ms": int8_ms,
+                "GMAC": macs(with_clusters(count)) / 1e9,
+            }
+        )
         print(rows[-1], file=sys.stderr)
     return rows
+
+
+FITS = {"size": ("patches", ("PaCa ms", "PaCa int8 ms")), "clusters": ("clusters", ("ms", "int8 ms"))}
+
+
+def fits(name: str, rows: Sequence[Row]) -> dict[str, str]:
+    """The straight line through each column of times, and how much of their variance it explains."""
+    found: dict[str, str] = {}
+    against, columns = FITS.get(name, ("", ()))
+    for column in columns:
+        pairs = [(float(row[against]), float(row[column])) for row in rows if isinstance(row[against], int)]
+        x, y = np.array(pairs).T
+        slope, start = np.polyfit(x, y, 1)
+        explained = 1 - float(((y - start - slope * x) ** 2).sum() / ((y - y.mean()) ** 2).sum())
+        found[f"fit of {column}"] = (
+            f"{start:.1f} ms + {1000 * slope:.3g} ms a thousand {against}, R² {explained:.4f}"
+        )
+    return found
 
 
 ROWS: dict[str, Callable[[float], Sequence[Row]]] = {
@@ -180,7 +216,8 @@ def main() -> None:
     asked = parser.parse_args()
     for name in asked.rows.split(","):
         print(f"measuring {name}", file=sys.stderr)
-        finish(f"scaling_{name}", ROWS[name](asked.seconds), save=asked.save)
+        rows = ROWS[name](asked.seconds)
+        finish(f"scaling_{name}", rows, save=asked.save, **fits(name, rows))
 
 
 if __name__ == "__main__":

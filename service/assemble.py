@@ -6,9 +6,12 @@ model: gradient maps and the maps of probing methods are handed in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -39,6 +42,10 @@ from .results import (
 CLUSTER_SIDE = 256  # longer side of a cluster overlay, unless a size is requested
 PALE = 0.4  # strength of an overlay that should not be believed as it stands
 FAINTEST = 0.25  # an overlay is never paler than this
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+# encoders leave the interpreter to others, so the pictures of one response are drawn side by side
+_DRAWERS = ThreadPoolExecutor(CORES, thread_name_prefix="drawing") if CORES > 1 else None
+T = TypeVar("T")
 
 
 def probabilities(logits: np.ndarray, temperature: float) -> np.ndarray:
@@ -170,6 +177,9 @@ def explanation(scene: Scene, target: Target) -> Explanation:
         None if scene.parts is None else _ranked(scene.parts[1], [view.cluster for view in of_parts]),
         1.0 if fading is None else fading.strength,
     )
+    pictures = _begin(partial(_pictures, scene, layers))
+    clusters = [_begin(partial(_cluster, scene, view)) for view in views]
+    drawn_parts = [_begin(partial(_part, scene, view)) for view in of_parts]
     return Explanation(
         target=scene.target(target.class_id),
         contrast=None if target.contrast is None else scene.target(target.contrast),
@@ -178,14 +188,14 @@ def explanation(scene: Scene, target: Target) -> Explanation:
         if plan.info.complete and target.cam is not None and scene.head is not None
         else None,
         heatmap=heat,
-        images=_pictures(scene, layers),
+        images=pictures(),
         mask=None if region is None else _mask(region, scene),
-        clusters=tuple(_cluster(scene, view) for view in views),
+        clusters=tuple(drawn() for drawn in clusters),
         window=scene.window,
         segmentation=None
         if assignment is None
         else Segmentation(plan.stage or 0, explain.segment(assignment)),
-        parts=tuple(_part(scene, view) for view in of_parts),
+        parts=tuple(drawn() for drawn in drawn_parts),
         check=target.check,
         fading=fading,
     )
@@ -222,6 +232,12 @@ def _canvas(plan: Plan, photo: Photo, model_side: int) -> Canvas:
     left, top, right, bottom = photo.window
     placed = (left * across, top * down, right * across, bottom * down)
     return Canvas(photo.rgb, placed, size, colormap=o.colormap, alpha=o.alpha, fmt=o.format)
+
+
+def _begin(draw: Callable[[], T]) -> Callable[[], T]:
+    """Begins to draw, where there are several cores in a thread of its own; what it returns gives the
+    result."""
+    return _DRAWERS.submit(draw).result if _DRAWERS else draw
 
 
 def _pictures(scene: Scene, layers: Layers) -> dict[str, Picture]:

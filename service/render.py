@@ -53,7 +53,7 @@ def encode(image: Image.Image, fmt: str) -> Picture:
 
 
 class Canvas:
-    """The photo at the size to draw, and how to draw on it. Not shared between threads.
+    """The photo at the size to draw, and how to draw on it. Several threads may draw at once.
 
     photo: (H, W, 3) uint8, the upright original. window: where on it, in its pixels, the network looked (the
     box of `images.Placement`). size: (width, height) of every picture drawn. colormap: a name of
