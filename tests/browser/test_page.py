@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import FilePayload, Page, Route, expect
 
 from service.colours import COLOUR_MAPS
 
@@ -366,9 +366,10 @@ def test_words_that_a_layman_does_not_know_are_explained(page: Page, jpeg: bytes
 def several(page: Page, photos: dict[str, bytes]) -> None:
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="Choose a photo").click()
-    chooser.value.set_files(
-        [{"name": name, "mimeType": "image/jpeg", "buffer": data} for name, data in photos.items()]
-    )
+    files: list[FilePayload] = [
+        {"name": name, "mimeType": "image/jpeg", "buffer": data} for name, data in photos.items()
+    ]
+    chooser.value.set_files(files)
 
 
 def test_several_photos_become_a_gallery_the_most_doubtful_first(page: Page, jpeg: bytes) -> None:

@@ -7,12 +7,13 @@ import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 
-from service import precision
-from service.artifact import MANIFEST_KEY, Gates, Manifest
+from service import onnx_file, precision
+from service.artifact import MANIFEST_KEY, Gates, Golden, Manifest
 from service.errors import BadArtifact, ProviderUnavailable
 from service.precision import Candidates, Choice, Machine, flags_of, load_best
 from service.predictor import Predictor
@@ -33,7 +34,7 @@ flags\t\t: fpu avx2 avx512_vnni
 ARM = "processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd asimddp\nCPU implementer\t: 0x41\n"
 
 
-def reduced(files: ModelFiles, gates: Gates | None, **changed: object) -> ModelFiles:
+def reduced(files: ModelFiles, gates: Gates | None, **changed: Any) -> ModelFiles:
     """The version with a file that says it is in 8 bits and was judged so."""
     model = onnx.load(files.model)
     (entry,) = (p for p in model.metadata_props if p.key == MANIFEST_KEY)
@@ -148,7 +149,13 @@ def test_a_provider_that_cannot_be_used_gives_way_to_the_next_with_its_own_choic
         load_best(files, AUTO, ("cuda",), load)
 
 
-def served(folder: Path, **settings: object) -> tuple[str, str, str]:
+def golden_of(files: ModelFiles) -> Golden:
+    golden = Manifest.from_metadata(onnx_file.metadata(files.model)).golden
+    assert golden is not None
+    return golden
+
+
+def served(folder: Path, **settings: Any) -> tuple[str, str, str]:
     """(file, precision, reason) of what a server loads."""
 
     async def main() -> tuple[str, str, str]:
@@ -188,10 +195,7 @@ Spoil = Callable[[ModelFiles], object]
             lambda files: reduced(
                 files,
                 GOOD,
-                golden=dataclasses.replace(
-                    Manifest.from_metadata(precision.onnx_file.metadata(files.model)).golden,
-                    logits=(99.0,),
-                ),
+                golden=dataclasses.replace(golden_of(files), logits=(99.0,)),
             ),
             "golden picture's logits are",
         ),

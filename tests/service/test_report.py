@@ -40,11 +40,11 @@ CAM_ANSWER = Explanation(
     clusters=CLUSTERS,
 )
 ANSWER = ExplainResult(
-    "imagenette",
-    "1",
-    ImageInfo(500, 375, "JPEG"),
-    (Prediction("golf ball", 8, 0.97, 9.1), Prediction("church", 4, 0.01, 2.0)),
-    Timings(1, 1, 8, 12),
+    model="imagenette",
+    model_version="1",
+    image=ImageInfo(500, 375, "JPEG"),
+    timings=Timings(1, 1, 8, 12),
+    predictions=(Prediction("golf ball", 8, 0.97, 9.1), Prediction("church", 4, 0.01, 2.0)),
     explanations=(CAM_ANSWER,),
 )
 

@@ -65,7 +65,7 @@ def test_a_map_that_is_the_truth_beats_one_that_is_its_opposite(
     """What hiding single places does is known by trying; ranked by it, insertion less deletion is larger."""
     maps = explained._Subject.maps
 
-    def by_trying(subject, picture, logits, arrays, weights):  # type: ignore[no-untyped-def]
+    def by_trying(subject, picture, logits, arrays, weights):
         target = int(np.argmax(weights))
         hidden = np.repeat(picture[None], 64, 0)
         mean = round(255 * subject.engine.manifest.preprocessing.mean[0])
