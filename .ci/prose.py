@@ -1,5 +1,5 @@
-"""Holds the documents to what CONTRIBUTING says of them: lines of at most 110 columns, sentences of at most 25 words,
-links that lead somewhere. Tables, code and figures made by benchmarks are left out.
+"""Holds the documents to what CONTRIBUTING says of them: lines of at most 110 columns, sentences of at most
+25 words, links that lead somewhere. Tables, code and figures made by benchmarks are left out.
 
     python .ci/prose.py [FILE.md ...]      default: every .md file of the repository
 """
