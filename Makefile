@@ -11,7 +11,7 @@ EMBEDDED := service/models/imagenette/1
 SOAK   ?= tests/faults tests/service/api/test_fuzz.py tests/service/images/test_decode.py
 
 .DEFAULT_GOAL := help
-.PHONY: help serve setup check test cuda-check bench soak lock proto figures dist site up clean
+.PHONY: help serve setup check test cuda-check bench soak lock proto figures import-zoo dist site up clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -72,6 +72,10 @@ bench: $(VENV)/.setup  ## speed and faithfulness on this machine, into benchmark
 	$(BIN)/python benchmarks/server.py limit --save
 	$(BIN)/python benchmarks/engine.py --save
 	$(BIN)/python benchmarks/engine.py --profile --save
+
+import-zoo: $(VENV)/.setup  ## import, serve and explain networks that nobody here wrote; fills docs/import.md
+	$(PIP) install -c constraints.txt transformers
+	$(BIN)/python benchmarks/import_zoo.py --save
 
 figures: $(VENV)/.setup  ## rewrite every figure that README and docs quote from benchmarks/results
 	$(BIN)/python benchmarks/figures.py

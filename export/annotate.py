@@ -6,9 +6,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import onnx
-from torch import nn
 
 from service.artifact import (
     EXPLAIN_KEY,
@@ -23,9 +23,12 @@ from service.artifact import (
 )
 from service.novelty import NOVELTY_KEY, Statistics
 
-from .paca.config import PaCaConfig
-from .paca.model import PaCaViT
-from .paca.segmentation import SegmenterConfig
+if TYPE_CHECKING:  # none is needed to write, and networks need torch
+    from torch import nn
+
+    from .paca.config import PaCaConfig
+    from .paca.model import PaCaViT
+    from .paca.segmentation import SegmenterConfig
 
 
 def preprocessing(config: PaCaConfig) -> Preprocessing:

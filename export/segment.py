@@ -19,17 +19,18 @@ import torch
 from service.artifact import MAX_SEGMENTS, NO_HEAD, Manifest, StageInfo
 from service.colours import class_colours
 
-from . import pipeline, segmenters
+from . import finish, pipeline, segmenters
 from .annotate import outputs, segmenter_preprocessing, weights_id
 from .attention_node import OPSET
 from .calibration import read_calibration
 from .errors import ExportError
+from .finish import Format, Say
 from .labels import numbered, read_labels
 from .paca.config import VARIANTS, variant
 from .paca.cost import parameters, segmenter_macs
 from .paca.segmentation import OUTPUT_STRIDE, PaCaSegmenter, SegmenterConfig, published
 from .pictures import Calibration
-from .pipeline import ExportReport, Format, Request, Say, Written
+from .pipeline import Checked, ExportReport, Request
 from .release import Draft, release
 from .trace import ServedSegmenter, trace_segmenter
 from .verify import verify_segmenter
@@ -133,12 +134,12 @@ def export_segmenter(
     check_source(source)
     pictures = _calibration(format, source)
     with (
-        pipeline.writing(out),
-        tempfile.TemporaryDirectory(dir=pipeline.folder_of(out), prefix=".paca-export-") as scratch,
+        finish.writing(out),
+        tempfile.TemporaryDirectory(dir=finish.folder_of(out), prefix=".paca-export-") as scratch,
     ):
         written = _full_precision(source, Path(scratch), format, say)
         if format.precision != "fp32":
-            written = pipeline.reduce(written, format.precision, pictures, say)
+            written = finish.reduce(written, format.precision, pictures, say)
         say("testing the file as it will be served")
         remarks = release(written.draft, out, source.trained_on)
         return ExportReport(
@@ -168,13 +169,13 @@ def _calibration(format: Format, source: Source) -> Calibration:
         raise ExportError(f"cannot calibrate: {error}") from None
 
 
-def _full_precision(source: Source, scratch: Path, format: Format, say: Say) -> Written:
+def _full_precision(source: Source, scratch: Path, format: Format, say: Say) -> Checked:
     model, part = source.model.eval(), scratch / "model.onnx"
     say("tracing the served graph")
     proto = trace_segmenter(model, input_kind=format.input_kind)
     roles = ServedSegmenter(model, format.input_kind).roles
     manifest = dataclasses.replace(_manifest(source, format), outputs=outputs(proto, roles, {}))
-    pipeline.save(proto, manifest, None, part)
+    finish.save(proto, manifest, None, part)
     say("verifying torch against ONNX Runtime")
     verification = verify_segmenter(proto, part, model)
     manifest = dataclasses.replace(
@@ -182,10 +183,17 @@ def _full_precision(source: Source, scratch: Path, format: Format, say: Say) -> 
         attention_nodes=verification.attention_nodes,
         outputs=outputs(proto, roles, verification.tolerance),
         verification=verification.to_dict(),
-        golden=pipeline.golden_of(part, "fp32"),
+        golden=finish.golden_of(part, "fp32"),
     )
-    pipeline.save(proto, manifest, None, part)
-    return Written(Draft(part, None), manifest, verification, None, "a segmenter has none", source.notes)
+    finish.save(proto, manifest, None, part)
+    return Checked(
+        Draft(part, None),
+        manifest,
+        source.notes,
+        verification=verification,
+        explain=None,
+        explain_missing="a segmenter has none",
+    )
 
 
 def _manifest(source: Source, format: Format) -> Manifest:
@@ -209,7 +217,7 @@ def _manifest(source: Source, format: Format) -> Manifest:
         parameters=parameters(source.model),
         macs=segmenter_macs(config),
         checkpoint_sha256=source.checkpoint_sha256,
-        tools={tool: pipeline.version_of(tool) for tool in pipeline.TOOLS},
+        tools={tool: finish.version_of(tool) for tool in pipeline.TOOLS},
         accuracy=source.accuracy,
         weights_id=weights_id(source.model),
         task=TASK,

@@ -21,10 +21,12 @@ from service.engine import Device, Engine
 
 from . import rounding
 from .attention_node import OPSET, node_counts
+from .errors import VerificationError
 from .paca.model import ClusterAttention, PaCaViT
 from .paca.segmentation import PaCaSegmenter
 from .trace import Normalising, Served, ServedSegmenter
 
+__all__ = ["Verification", "VerificationError", "verify"]
 BATCHES = (1, 3, 8)
 SIZES = ((0, 0), (32, 64), (96, 32), (1, 6))  # added to (H, W) for dynamic sizes: square, wide, tall, odd
 FORBIDDEN = ("Shape", "Einsum", "Erf")  # at fixed size: signs of a graph that computes sizes or lost a fusion
@@ -35,10 +37,6 @@ TOLERANCE = {"logits": 2e-5, "assignment": 1e-5, "membership": 1e-5, "tokens": 5
 # agree must agree in everything, and most must.
 NEAR_TIES = {"logits": 5e-3, "assignment": 1e-3, "membership": 1e-3, "tokens": 2e-2, "features": 2e-2}
 NEAR_TIE_PICTURES = 0.5  # of the noise pictures, which are the worst there are; at most
-
-
-class VerificationError(Exception):
-    """The exported graph is not what it should be; nothing was written."""
 
 
 @dataclass(frozen=True)

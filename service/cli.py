@@ -52,6 +52,7 @@ R = TypeVar("R", bound=Result)
 
 # which extra brings a library that only some commands need
 EXTRAS = {
+    "import onnx": "import",  # of one command
     "torch": "export",
     "onnx": "export",
     "onnxscript": "export",
@@ -123,9 +124,7 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("PACA_CLI_DEBUG"):
             raise
-        if isinstance(error, ModuleNotFoundError) and (
-            extra := EXTRAS.get(str(error.name).partition(".")[0])
-        ):
+        if isinstance(error, ModuleNotFoundError) and (extra := _extra(str(error.name).partition(".")[0])):
             _say(
                 f"paca: this needs the extra '{extra}' ({error.name} is missing): in the clone, run `make "
                 f"setup` or `pip install '.[{extra},cpu]'`"
@@ -135,6 +134,12 @@ def main() -> None:
         if isinstance(error, DeviceLost):  # Python's own end would free what lies on the device, and crash
             os._exit(error.exit_code)
         sys.exit(1)
+
+
+def _extra(library: str) -> str | None:
+    """The extra that brings a library to the command that was called."""
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    return EXTRAS.get(f"{command} {library}") or EXTRAS.get(library)
 
 
 Model = Annotated[

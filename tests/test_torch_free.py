@@ -77,6 +77,16 @@ def test_export_says_which_extra_to_install_and_exits_2() -> None:
     assert "needs the extra 'export'" in done.stderr
 
 
+def test_import_needs_its_own_extra_and_no_torch(tmp_path: Path) -> None:
+    done = run("sys.argv = ['paca', 'import', 'x.onnx']\nfrom service.cli import main\nmain()")
+    assert done.returncode == 2
+    assert "needs the extra 'import' (onnx is missing)" in done.stderr
+    without = PREAMBLE.replace("'onnx',", "")
+    code = "import export.importing.run\nassert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", without + code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_an_exported_file_is_evaluated_without_torch(
     tiny_repository: Path, jpeg: bytes, tmp_path: Path
 ) -> None:
@@ -104,5 +114,5 @@ def test_a_checkpoint_needs_torch_and_the_hint_is_true(tmp_path: Path) -> None:
 def test_help_lists_every_command_without_torch() -> None:
     done = run("sys.argv = ['paca', '--help']\nfrom service.cli import main\nmain()")
     assert done.returncode == 0
-    for name in ("serve", "classify", "explain", "inspect", "export", "train", "evaluate"):
+    for name in ("serve", "classify", "explain", "inspect", "export", "import", "train", "evaluate"):
         assert name in done.stdout
