@@ -171,6 +171,10 @@ def run(request: Request, say: Say = lambda text: None) -> ImportReport:
         written, end = _full_precision(foreign, Path(scratch), say)
         labels, how = written.manifest.labels, foreign.preprocessing
         if request.format.precision != "fp32":
+            if len(written.manifest.verification["batches"]) == 1:
+                raise ExportError(
+                    "the graph runs one picture at a time, and smaller formats are judged on many; keep fp32"
+                )
             pictures = calibration(request.format, how, labels)
             written = reduce(written, request.format.precision, pictures, say)
         if reference := _reference(request.format, how, end):

@@ -115,6 +115,9 @@ def test_where_it_does_not_the_file_runs_one_picture_at_a_time_and_says_so(tmp_p
     report = run(Request(source=path, out=tmp_path / "toy" / "1" / "model.onnx"))
     assert any("one picture at a time" in note for note in report.notes)
     assert Engine(report.path, CPU).max_batch == 1
+    smaller = Request(source=path, out=tmp_path / "2" / "model.fp16.onnx", format=Format(precision="fp16"))
+    with pytest.raises(ExportError, match=r"one picture at a time, .* keep fp32"):
+        run(smaller)
 
 
 def test_weights_that_old_files_list_as_inputs_are_no_inputs(tmp_path: Path) -> None:
