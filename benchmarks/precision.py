@@ -1,7 +1,7 @@
 """What smaller number formats cost: the embedded model in float16 and 8 bits against float32, its accuracy on
 the whole validation pack and its explanations on the photos with boxes.
 
-    python benchmarks/precision.py [--limit N] [--save]
+    python benchmarks/precision.py [--limit N] [--formats fp32,fp16,int8] [--save]
 
 int8 is the file that is shipped, float16 is exported from the embedded checkpoint; all three run through the
 server's engine. `points lost`: top-1 of float32 minus that of the row, in percentage points; asked of int8:
@@ -43,11 +43,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--limit", type=int, default=None, help="only so many pictures, spread over the pack")
+    parser.add_argument("--formats", default="fp32,fp16,int8")
     parser.add_argument("--save", action="store_true")
     asked = parser.parse_args()
     began = time.monotonic()
     bench = Bench("embedded")
-    files = {"fp32": bench.served(), "fp16": bench.fp16(), "int8": bench.int8()}
+    make = {"fp32": bench.served, "fp16": bench.fp16, "int8": bench.int8}
+    files = {name: make[name]() for name in asked.formats.split(",")}
     beside = {
         name: files[name] for name in ("fp32", "int8")
     }  # those that are shipped, explain.onnx with them

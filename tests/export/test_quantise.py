@@ -18,7 +18,7 @@ from export import quantise
 from export.attention_node import node_counts
 from export.paca import PaCaConfig, PaCaViT, StageConfig
 from export.pictures import Calibration
-from export.quantise import QuantisationError, logits, quantisable, to_fp16, to_int8, with_gelus
+from export.quantise import QuantisationError, logits, quantisable, to_fp16, to_int8, unjudged, with_gelus
 from export.trace import trace
 
 CONFIG = PaCaConfig(
@@ -164,6 +164,14 @@ def test_8_bit_gelus_become_a_table_in_onnx_runtime(found: quantise.Int8, tmp_pa
     onnxruntime.InferenceSession(found.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     counts = Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
     assert counts["QLinearSigmoid"] == counts["QLinearMul"] == found.gelus
+
+
+def test_unjudged_even_the_layer_that_hurts_is_in_8_bits(
+    graph: onnx.ModelProto, pictures: np.ndarray
+) -> None:
+    reduced = unjudged(graph, pictures[:8])
+    assert not any(module.startswith(SENSITIVE) for module in floats(reduced))
+    assert node_counts(reduced)["Sigmoid"] > 0
 
 
 def test_the_layer_that_hurts_stays_in_float_and_its_neighbours_do_not(found: quantise.Int8) -> None:

@@ -17,7 +17,7 @@ from service.artifact import MANIFEST_KEY, Gates, Golden, Manifest
 from service.errors import BadArtifact, ProviderUnavailable
 from service.precision import Candidates, Choice, Machine, flags_of, load_best
 from service.predictor import Predictor
-from service.repository import AUTO, ModelFiles, find
+from service.repository import AUTO, ModelFiles, embedded, find
 from service.settings import Settings
 from service.wiring import build_registry
 
@@ -124,6 +124,12 @@ def test_what_is_set_runs_whatever_was_judged(files: ModelFiles) -> None:
     reduced(files, None)
     chosen = Candidates(files, PLAIN).choose("int8", "cpu")
     assert (chosen.precision, chosen.may_fall_back) == ("int8", False)
+
+
+def test_the_embedded_model_runs_in_8_bits_where_there_are_dot_products() -> None:
+    files = find(embedded(), "imagenette")
+    assert Candidates(files, VNNI).choose(AUTO, "cpu").precision == "int8"
+    assert Candidates(files, PLAIN).choose(AUTO, "cpu").precision == "fp32"
 
 
 @pytest.fixture
