@@ -80,29 +80,17 @@ def measure(
 
     Raises DataError for data that does not fit, BadArtifact for a model that cannot be read.
     """
-    subject = _Subject(model, device)
+    subject = Subject(model, device)
     pictures = served.read(data, subject.labels, subject.engine.manifest.preprocessing)
     rows = np.linspace(0, len(pictures), min(len(pictures), most), endpoint=False).astype(int)
     pictures = pictures.take(rows)
     regions = _regions(data, pictures, subject)
     values: Values = defaultdict(lambda: defaultdict(list))
-    right = 0
     for i in track(range(len(pictures)), len(pictures), "explaining"):
-        picture, target = pictures.images[i], int(pictures.labels[i])
-        logits, arrays = subject.see(picture)
-        maps = subject.maps(picture, logits, arrays, subject.weights(target))
-        blind = np.random.default_rng(i).random((GRID, GRID)).astype(np.float32)
-        if i in regions:
-            for name, found in (*maps.items(), (RANDOM, blind)):
-                values[name]["pointing"].append(points(found, regions[i]))
-        if int(logits.argmax()) != target:
-            continue
-        right += 1
-        for name, found in subject.maps(picture, logits, arrays, subject.no_class(target, i)).items():
-            values[name]["random_head"].append(spearman(found, maps[name]))
-        for name, measured in _faithfulness(subject, picture, target, {**maps, RANDOM: blind}).items():
-            for key, value in measured.items():
+        for name, found in _one(subject, pictures, i, regions.get(i)).items():
+            for key, value in found.items():
                 values[name][key].append(value)
+    right = len(values[RANDOM]["insertion"])
     if not right:
         raise DataError(f"{data}: the model names no picture rightly, so there is nothing to explain")
     rows_ = tuple(_measured(name, found) for name, found in values.items())
@@ -110,15 +98,36 @@ def measure(
     return Explained(model.name, part, subject.engine.manifest.precision, len(pictures), right, rows_)
 
 
+def _one(
+    subject: Subject, pictures: Pictures, i: int, region: np.ndarray | None
+) -> dict[str, dict[str, float]]:
+    """Method → measure → number, of picture `i`. region: (H, W), the pixels in its boxes."""
+    picture, target = pictures.images[i], int(pictures.labels[i])
+    logits, arrays = subject.see(picture)
+    maps = subject.maps(picture, logits, arrays, subject.weights(target))
+    shown = maps | {RANDOM: np.random.default_rng(i).random((GRID, GRID)).astype(np.float32)}
+    found: dict[str, dict[str, float]] = {name: {} for name in shown}
+    if region is not None:
+        for name, values in shown.items():
+            found[name]["pointing"] = points(values, region)
+    if int(logits.argmax()) != target:
+        return found
+    for name, values in subject.maps(picture, logits, arrays, subject.no_class(target, i)).items():
+        found[name]["random_head"] = spearman(values, maps[name])
+    for name, measured in faithfulness(subject, picture, target, shown).items():
+        found[name] |= measured
+    return found
+
+
 def _measured(name: str, found: dict[str, list[float]]) -> Measured:
     means = {key: round(float(np.mean(found[key])), 4) if found.get(key) else None for key in _KEYS}
-    return Measured(name, pictures=len(found["insertion"]), boxed=len(found.get("pointing", ())), **means)
+    return Measured(name, pictures=len(found["insertion"]), boxed=len(found["pointing"]), **means)
 
 
 _KEYS = ("insertion", "deletion", "difference", "passed", "random_head", "pointing")
 
 
-class _Subject:
+class Subject:
     """The model and what explains it."""
 
     def __init__(self, path: Path, device: str) -> None:
@@ -207,8 +216,8 @@ class _Subject:
             return result
 
 
-def _faithfulness(
-    subject: _Subject, picture: np.ndarray, target: int, maps: dict[str, np.ndarray]
+def faithfulness(
+    subject: Subject, picture: np.ndarray, target: int, maps: dict[str, np.ndarray]
 ) -> dict[str, dict[str, float]]:
     """Method → measure → number, of one picture. Shown on the blurred picture, hidden by the mean colour."""
     mean = np.round(255 * np.array(subject.engine.manifest.preprocessing.mean)).astype(np.uint8)
@@ -239,7 +248,7 @@ def _faithfulness(
     return measured
 
 
-def _regions(data: Path, pictures: Pictures, subject: _Subject) -> dict[int, np.ndarray]:
+def _regions(data: Path, pictures: Pictures, subject: Subject) -> dict[int, np.ndarray]:
     """Row → (H, W) bool, the pixels in its boxes as the network sees them."""
     drawn = read_boxes(data) if data.is_dir() else {}
     part, how = served.scored_part(data), subject.engine.manifest.preprocessing

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import io
 import json
 import shutil
 from pathlib import Path
@@ -18,6 +20,7 @@ from export.errors import ExportError
 from export.paca import PaCaConfig, PaCaViT, StageConfig
 from export.pipeline import Format, Source, export_model
 from export.reference import answers, read_reference
+from service.cli import inspect
 from service.engine import Device, Engine
 from service.novelty import NOVELTY_KEY
 from service.predictor import Predictor
@@ -35,6 +38,14 @@ def photos(root: Path, each: int, colours: dict[str, tuple[int, int, int]] = COL
             noisy = np.clip(np.array(colour) + rng.normal(0, 40, (40, 36, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(noisy).save(root / name / f"{i:03d}.png")
     return root
+
+
+def inspected(model: Path) -> dict[str, Any] | None:
+    """What `paca inspect` says of novelty."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        inspect(model, as_json=True)
+    novelty: dict[str, Any] | None = json.loads(out.getvalue())["novelty"]
+    return novelty
 
 
 @pytest.fixture
@@ -60,6 +71,7 @@ def test_each_file_stores_its_own_scores_and_the_card_says_what_they_are_worth(
         reports[precision] = export_model(source, out, format)
         engines[precision] = Engine(out, CPU)
     how = engines["fp32"].manifest.preprocessing
+    assert inspected(tmp_path / "toy" / "1" / "model.onnx") == reports["fp32"].to_dict()["novelty"]
     reference = read_reference(known, foreign, how, tmp_path / "absent")
     assert len(reference.held_out) == 54
     for engine in engines.values():

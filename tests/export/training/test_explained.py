@@ -63,7 +63,7 @@ def test_a_map_that_is_the_truth_beats_one_that_is_its_opposite(
     repository: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What hiding single places does is known by trying; ranked by it, insertion less deletion is larger."""
-    maps = explained._Subject.maps
+    maps = explained.Subject.maps
 
     def by_trying(subject, picture, logits, arrays, weights):
         target = int(np.argmax(weights))
@@ -75,7 +75,7 @@ def test_a_map_that_is_the_truth_beats_one_that_is_its_opposite(
         drop = (logits[target] - subject.logits(hidden)[:, target]).reshape(8, 8).astype(np.float32)
         return {"truth": drop, "opposite": -drop, **maps(subject, picture, logits, arrays, weights)}
 
-    monkeypatch.setattr(explained._Subject, "maps", by_trying)
+    monkeypatch.setattr(explained.Subject, "maps", by_trying)
     found = measure(repository / "tiny" / "1" / "model.onnx", data, most=8, device="cpu")
     rows = {row.method: row.difference or 0.0 for row in found.methods}
     assert rows["truth"] > rows["opposite"]
