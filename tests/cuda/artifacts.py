@@ -47,13 +47,26 @@ class Artifact:
     def _export(self, path: Path, weights: Path) -> None:
         from export.pipeline import Format, Request, run
 
+        if self == SEGMENTER:
+            return export_tiny_segmenter(path)
         format_ = Format(precision=self.precision)
         if self.variant == "embedded":
             run(Request("auto", checkpoint=weights, out=path, format=format_))
         else:
             variant = f"pacavit_{self.variant}_p2cconv_100_0"
             run(Request(variant, image_size=self.size, out=path, format=format_))
+        return None
 
+
+def export_tiny_segmenter(path: Path) -> None:
+    """An untrained one of few blocks, for pictures of many sizes."""
+    from export.segment import Source, export_segmenter
+    from tests.export.segmentation_fixtures import tiny_segmenter
+
+    export_segmenter(Source(tiny_segmenter(), "tiny-masks", ("background", "red", "green", "blue")), path)
+
+
+SEGMENTER = Artifact("segmenter", "fp32", SMALL_SIZE)  # has no explain.onnx
 
 DEFAULT = (
     Artifact("embedded", "fp32", EMBEDDED_SIZE),
@@ -68,4 +81,6 @@ EVERY = (
         for precision in ("fp32", "fp16")
     ),
 )
-ARTIFACTS = EVERY if os.environ.get("INERT_CUDA_ALL") else DEFAULT
+ALL = bool(os.environ.get("INERT_CUDA_ALL"))
+CLASSIFIERS = EVERY if ALL else DEFAULT
+ARTIFACTS = (*EVERY, SEGMENTER) if ALL else DEFAULT

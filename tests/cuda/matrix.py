@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.cuda.artifacts import ARTIFACTS
+from tests.cuda.artifacts import CLASSIFIERS
 from tests.cuda.conftest import in_inert_process
 from tests.cuda.test_batches import LAUNCHES, PASSES
 from tests.cuda.test_placement import ATTEND, CUDA, PLACE
@@ -29,7 +29,7 @@ HEAD = (
 
 def main() -> None:
     print("| " + " | ".join(HEAD) + " |\n|" + "---|" * len(HEAD))
-    for artifact in ARTIFACTS:
+    for artifact in CLASSIFIERS:
         model = artifact.model
         nodes, memcpy, on_cpu = in_inert_process(PLACE, model)
         gradients, copies, shapes = in_inert_process(PLACE, model.with_name("explain.onnx"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cuda.artifacts import ARTIFACTS, DEFAULT, Artifact
+from tests.cuda.artifacts import CLASSIFIERS, DEFAULT, Artifact
 from tests.cuda.conftest import in_inert_process
 
 PASSES = """
@@ -40,7 +40,7 @@ print(json.dumps([warm.__dict__, counts]))
 LAUNCHES = ("kernel_launches", "gemms", "cudnn_executions", "cudnn_direct")
 
 
-@pytest.mark.parametrize("artifact", ARTIFACTS, ids=lambda artifact: artifact.name)
+@pytest.mark.parametrize("artifact", CLASSIFIERS, ids=lambda artifact: artifact.name)
 def test_batches_of_every_size_in_any_order_are_replays(artifact: Artifact) -> None:
     warm, used = in_inert_process(PASSES, artifact.model)
     assert used["sizes"] == ["", [1, 4, 8, 16]]

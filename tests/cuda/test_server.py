@@ -112,17 +112,19 @@ def test_a_failure_in_the_gradients_ends_the_process_too(
 
 
 def test_a_worker_whose_device_failed_is_replaced_while_the_other_answers(
-    inert_server: Callable[..., Serving], jpeg: bytes
+    inert_server: Callable[..., Serving], jpeg: bytes, tmp_path: Path
 ) -> None:
     server = inert_server(workers=2)
-    assert within(60, lambda: len(server.workers()) == 2 and get(server, "/readyz")[0] == 200)
+    said = tmp_path / "said"
+    assert within(120, lambda: said.read_text().count("loaded model imagenette") == 2)
     first, second = server.workers()
-    time.sleep(5)  # the second worker loads
+    time.sleep(1)  # from loaded to listening
     os.kill(first, signal.SIGUSR1)
     assert within(20, lambda: get(server, "/classify", jpeg)[0] and not alive(first))
     answers = [get(server, "/classify", jpeg)[0] for _ in range(5)]
     assert answers == [200] * 5
     assert within(60, lambda: len(server.workers()) == 2)
+    assert within(120, lambda: said.read_text().count("loaded model imagenette") == 3)
     assert second in server.workers()
     assert server.process.poll() is None
 
