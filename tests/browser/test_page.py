@@ -429,3 +429,12 @@ def test_a_link_opens_the_same_settings(page: Page, demo: str, jpeg: bytes) -> N
     explained(page)
     expect(page.get_by_role("radio", name="CAM")).to_be_checked()
     expect(page.locator("#clusters-title")).to_have_text("Parts")
+
+
+@pytest.mark.parametrize("name", ["a pagoda", "a cat"])
+def test_samples_that_the_model_does_not_know_are_offered_too(page: Page, demo: str, name: str) -> None:
+    samples = page.locator("#samples")
+    page.evaluate("document.querySelector('#samples').hidden = false")  # the tests' model has other classes
+    samples.get_by_role("button", name=name).click()
+    explained(page)
+    expect(page.locator("#answer")).not_to_be_empty()

@@ -178,9 +178,9 @@ async function openAll(files) {
   }
 }
 
-async function openSample() {
-  const response = await fetch($("dropzone").querySelector("img").src);
-  open(new File([await response.blob()], "sample.webp", { type: "image/webp" }));
+async function openSample(name) {
+  const response = await fetch(new URL(name, document.baseURI));
+  open(new File([await response.blob()], name, { type: "image/webp" }));
 }
 
 /** Saves what `make` resolves to, under the photo's name with this ending. */
@@ -228,7 +228,8 @@ function listen() {
     openAll([...target.files]);
     target.value = ""; // so that the same file can be chosen again
   });
-  $("sample").addEventListener("click", openSample);
+  $("sample").addEventListener("click", () => openSample("sample.webp"));
+  $("samples").addEventListener("click", ({ target }) => target.dataset.sample && openSample(target.dataset.sample));
   $("target").addEventListener("change", ({ target }) => askClass(Number(target.value)));
   $("contrast").addEventListener("change", ({ target }) => ask(photo, { contrast: target.value, check: "" }));
   $("stage").addEventListener("change", ({ target }) => ask(photo, { stage: target.value }));

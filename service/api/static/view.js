@@ -42,6 +42,7 @@ const CHIPS = 24; // class names shown before a search is offered
 /** Before the first photo: what the model can name. */
 export function showKnown({ labels, accuracy, novelty }) {
   $("known").hidden = false;
+  $("samples").hidden = !(labels.includes("church") && labels.includes("golf ball")); // they are about the embedded model
   $("known-title").textContent = labels.length === 1 ? "This model knows one thing" : `This model knows ${labels.length} things`;
   $("known-search").hidden = labels.length <= CHIPS;
   const top1 = accuracy?.validation?.accuracy;
