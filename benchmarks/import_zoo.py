@@ -208,6 +208,9 @@ def _from_transformers(name: str, path: Path) -> None:
     config = getattr(transformers, f"{name}Config")(**SMALLER.get(name, {}))
     config.num_labels = 1000
     network = getattr(transformers, f"{name}ForImageClassification")(config).eval()
+    for module in network.modules():  # libraries' own random weights fade to nothing over many layers
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            torch.nn.init.kaiming_normal_(module.weight)
     side = getattr(config, "image_size", SIDE)
     side = side if isinstance(side, int) else SIDE
 
