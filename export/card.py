@@ -116,7 +116,8 @@ def _novelty(files: Sequence[ModelFile]) -> list[str]:
 def _checks(file: ModelFile) -> list[tuple[str, str, Any]]:
     verification = file.manifest.verification
     difference = verification.get("difference", {})
-    rows = [(f"{name} against PyTorch, largest difference", value) for name, value in difference.items()]
+    against = verification.get("against", "PyTorch")
+    rows = [(f"{name} against {against}, largest difference", value) for name, value in difference.items()]
     rows += [
         (name.replace("_", " "), value)
         for name, value in verification.items()

@@ -328,6 +328,7 @@ def inspect(
         "name",
         "variant",
         "task",
+        "head",
         "precision",
         "input",
         "channels",

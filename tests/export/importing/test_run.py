@@ -274,3 +274,12 @@ def test_missing_external_data_is_named(tmp_path: Path) -> None:
     (tmp_path / "w.bin").unlink()
     with pytest.raises(ExportError, match="another file that cannot be read; put it beside"):
         run(Request(source=tmp_path / "toy.onnx", out=tmp_path / "1" / "model.onnx"))
+
+
+def test_the_card_says_what_the_file_was_held_against(tmp_path: Path) -> None:
+    imported(gap().model(), tmp_path, trained_on="birds")
+    card = (tmp_path / "toy" / "1" / "README.md").read_text()
+    assert "logits against the original file, largest difference" in card
+    assert "completeness" in card
+    assert "birds" in card
+    assert "PyTorch" not in card
