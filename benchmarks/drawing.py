@@ -18,9 +18,8 @@ import asyncio
 import io
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from card import Row, finish
@@ -108,48 +107,34 @@ def least(call: Callable[[], object], rounds: int) -> float:
 
 
 async def steps(rounds: int) -> list[Row]:
+    """In every round each file and format in turn, so that all meet the same load."""
     files, buffer = find(embedded(), names(embedded())[0]), io.BytesIO()
     photos()[0].resize(SIZE).save(buffer, "JPEG", quality=90)
-    rows: list[Row] = []
-    for precision in ("fp32", "int8"):
-        path = files.model.with_name(FILES[precision])
-        predictor = Predictor.open(path, device=Device("cpu", threads=1))
-        for fmt in ("webp", "jpeg"):
-            options, data = ExplainOptions(format=fmt), buffer.getvalue()
-            spent: list[float] = []
-
-            async def explain(
-                predictor: Predictor = predictor,
-                data: bytes = data,
-                options: ExplainOptions = options,
-                spent: list[float] = spent,
-            ) -> None:
-                spent.append((await predictor.explain(data, options)).timings.render)
-
-            classify = await least_of(lambda p=predictor, d=data: p.classify(d), rounds)
-            whole = await least_of(explain, rounds)
-            rows.append(
-                {
-                    "precision": precision,
-                    "format": fmt,
-                    "classify CPU ms": classify,
-                    "explain CPU ms": whole,
-                    "drawing ms (clock)": min(spent),
-                }
+    data = buffer.getvalue()
+    predictors = {
+        precision: Predictor.open(files.model.with_name(FILES[precision]), device=Device("cpu", threads=1))
+        for precision in ("fp32", "int8")
+    }
+    cases = [(precision, fmt) for precision in predictors for fmt in ("webp", "jpeg")]
+    spent: dict[tuple[str, str], list[tuple[float, float, float]]] = {case: [] for case in cases}
+    for _ in range(rounds + 3):
+        for precision, fmt in cases:
+            predictor = predictors[precision]
+            start = time.process_time()
+            await predictor.classify(data)
+            middle = time.process_time()
+            result = await predictor.explain(data, ExplainOptions(format=fmt))
+            spent[precision, fmt].append(
+                (middle - start, time.process_time() - middle, result.timings.render)
             )
+    for predictor in predictors.values():
         await predictor.close()
+    rows: list[Row] = []
+    for (precision, fmt), times in spent.items():
+        classify, whole, drawing = (float(value) for value in np.min(times[3:], axis=0))
+        row: Row = {"precision": precision, "format": fmt, "classify CPU ms": 1000 * classify}
+        rows.append(row | {"explain CPU ms": 1000 * whole, "drawing ms (clock)": drawing})
     return rows
-
-
-async def least_of(call: Callable[[], Awaitable[Any]], rounds: int) -> float:
-    """As `least`, of a coroutine, after three that do not count."""
-    times = []
-    for number in range(rounds + 3):
-        began = time.process_time()
-        await call()
-        if number >= 3:
-            times.append(time.process_time() - began)
-    return 1000 * min(times)
 
 
 def main() -> None:
