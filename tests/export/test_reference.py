@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from export.errors import ExportError
+from export.novelty import MAX_BYTES
 from export.paca import PaCaConfig, PaCaViT, StageConfig
 from export.pipeline import Format, Source, export_model
 from export.reference import answers, read_reference
@@ -24,6 +25,7 @@ from service.cli import inspect
 from service.engine import Device, Engine
 from service.novelty import NOVELTY_KEY
 from service.predictor import Predictor
+from service.repository import embedded, find
 
 CPU = Device("cpu")
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
@@ -172,3 +174,17 @@ def test_a_file_exported_again_without_pictures_loses_its_statistics(source: Sou
     report = export_model(source, tmp_path / "model.onnx", Format(with_explain=False))
     assert report.novelty is None
     assert NOVELTY_KEY.encode() not in (tmp_path / "model.onnx").read_bytes()
+
+
+def test_every_file_of_the_embedded_model_has_scores_of_its_own() -> None:
+    folder = find(embedded(), "imagenette").model.parent
+    engines = {path.name: Engine(path, CPU) for path in folder.glob("model*.onnx")}
+    assert {"model.onnx", "model.int8.onnx"} <= engines.keys()
+    assert len({engine.manifest.weights_id for engine in engines.values()}) == 1
+    scores = [engine.novelty.sorted_scores for engine in engines.values() if engine.novelty]
+    assert [len(s) for s in scores] == [909] * len(engines)
+    assert len({s.tobytes() for s in scores}) == len(engines)
+    for engine in engines.values():
+        assert engine.novelty is not None
+        assert len(engine.novelty.to_text()) <= MAX_BYTES
+        assert engine.novelty.measured["flagged_foreign"] >= 0.45
