@@ -206,9 +206,14 @@ class Session:
         }
 
     def _run(self, names: tuple[str, ...], feed: Feed) -> Sequence[np.ndarray]:
+        if self._opened == Opened():  # closed for a fresh session that could not be had
+            try:
+                self._reopen()
+            except (BadArtifact, ProviderUnavailable) as error:
+                raise EngineFailure(
+                    f"{self._path.name} could not be opened again; try again later"
+                ) from error
         opened = self._opened
-        if opened.buckets is None and opened.plain is None:
-            raise EngineFailure(f"{self._path.name} could not be opened again; try again later")
         if not self._row.fixed_batches:
             return opened.plain.run(names, dict(feed))
         with _gate.run():
@@ -219,8 +224,11 @@ class Session:
         failed. BadArtifact where the file is another one by now, DeviceLost where the device does not come
         back."""
         self._check()
+        self._in_thread(self._reopen)
+
+    def _reopen(self) -> None:
         try:
-            self._in_thread(self._open_again)
+            self._open_again()
         except (EngineFailure, ProviderUnavailable) as error:
             self._failed_reopens += 1
             lost = isinstance(error, DeviceLost) or self._failed_reopens >= MAX_FAILED_REOPENS
