@@ -46,7 +46,7 @@ test: $(VENV)/.setup  ## the test suite
 
 cuda-check: $(VENV)/.setup  ## ONNX Runtime's CUDA provider without a GPU (gcc, binutils); every network and precision: make cuda-check ALL=1
 	$(BIN)/python tests/cuda/kit/build.py --out build/inert-cuda
-	INERT_CUDA=$(CURDIR)/build/inert-cuda INERT_CUDA_ALL=$(ALL) $(BIN)/pytest tests/cuda $(PYTEST)
+	INERT_CUDA=$(CURDIR)/build/inert-cuda INERT_CUDA_ALL=$(ALL) $(BIN)/pytest tests/cuda --timeout 900 $(PYTEST)
 	$(if $(ALL),INERT_CUDA=$(CURDIR)/build/inert-cuda INERT_CUDA_ALL=1 $(BIN)/python tests/cuda/matrix.py)
 
 soak: $(VENV)/.setup  ## the fault tests at full counts; hours, resumable (build/soak.jsonl); a part: make soak SOAK=tests/faults/test_clock.py
