@@ -224,17 +224,28 @@ def _from_transformers(name: str, path: Path) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(
-            Logits().eval(),
-            (torch.zeros(2, 3, side, side),),
-            path,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},),
-            input_names=["pixel_values"],
-            output_names=["logits"],
-        )
+        try:
+            _export(Logits(), path, side, batch=2)
+        except Exception:  # some networks can be exported for one batch size alone
+            _export(Logits(), path, side, batch=1)
+
+
+def _export(network: Any, path: Path, side: int, batch: int) -> None:
+    """batch: 1 fixes it, more leave it free."""
+    import torch
+
+    free = ({0: torch.export.Dim("batch", min=1, max=64)},) if batch > 1 else None
+    torch.onnx.export(
+        network.eval(),
+        (torch.zeros(batch, 3, side, side),),
+        path,
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+        dynamic_shapes=free,
+        input_names=["pixel_values"],
+        output_names=["logits"],
+    )
 
 
 async def _served(path: Path) -> dict[str, Any]:
