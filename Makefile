@@ -34,9 +34,10 @@ serve: $(VENV)/.serve  ## serve the embedded model on 127.0.0.1:8000
 
 setup: $(VENV)/.setup  ## .venv with everything for development
 
-check: $(VENV)/.setup  ## format, lint, types, import contracts, security
+check: $(VENV)/.setup  ## format, lint, documents, types, import contracts, security
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/python .ci/prose.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/bandit -q -r service export -c pyproject.toml

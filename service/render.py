@@ -36,6 +36,7 @@ NEAR = 0.8  # of the longest side that is allowed: a smaller canvas may be this 
 GAIN = 1.5
 UNSEEN = (128, 128, 128)  # of a bare heatmap, where the network did not look
 OUTLINE = (255, 255, 255)
+FAINTEST = 1e-30  # of a map's largest number: below, it is a map of zeros, and dividing by it could overflow
 
 
 def fit(size: tuple[int, int], longest: int) -> tuple[int, int]:
@@ -156,7 +157,7 @@ class Canvas:
     ) -> tuple[Image.Image, np.ndarray]:
         """Every pixel's row in a colour table, and the table."""
         limit = float(np.abs(values).max()) if limit is None else limit
-        scaled = values * ((127.5 if signed else 255) / limit) if limit > 0 else np.zeros_like(values)
+        scaled = values * ((127.5 if signed else 255) / limit) if limit > FAINTEST else np.zeros_like(values)
         levels = self._sample(scaled, cubic=True)
         levels += 128 if signed else 0.5  # the cut to integers below then rounds
         np.clip(levels, 0, 255, out=levels)

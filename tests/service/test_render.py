@@ -241,3 +241,10 @@ class TestRenders:
         assert (drawn.width, drawn.height) == (8, 8)
         assert draw(canvas, Layers()) is None
         assert RENDERS[name].caption
+
+
+def test_a_map_of_almost_nothing_is_a_map_of_nothing() -> None:
+    canvas = Canvas(np.full((8, 8, 3), 90, np.uint8), (0, 0, 8, 8), (8, 8), fmt="png")
+    faint = np.full((2, 2), 1e-40, np.float32)
+    assert canvas.overlay(faint).data == canvas.overlay(np.zeros((2, 2), np.float32)).data
+    assert canvas.overlay(-faint, signed=True).data == canvas.photo().data
