@@ -134,7 +134,8 @@ def test_of_a_pair_of_schema_1_only_finite_maps_can_be_asked(model: Path) -> Non
     ("members", "reason"),
     [
         ({"channels": 4}, r"4 channels, this server has 3 \(RGB\)"),
-        ({"task": "segmentation"}, "cannot serve the task 'segmentation'"),
+        ({"task": "detection"}, r"classification or segmentation \(it is 'detection'\)"),
+        ({"task": "segmentation"}, "does not list the outputs assignment_0"),
     ],
 )
 def test_what_this_server_does_not_serve_is_refused_in_one_line(
