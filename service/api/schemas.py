@@ -511,34 +511,23 @@ def _segmentation(s: results.Segmentation) -> Segmentation:
 
 
 def _cluster(c: results.Cluster, arrays: str) -> Cluster:
-    return Cluster(
-        stage=c.stage,
-        cluster=c.cluster,
-        share=c.share,
-        area=c.area,
-        centroid=c.centroid,
-        bbox=c.bbox,
-        effect=c.effect,
-        overlay=Picture.of(c.overlay) if c.overlay else None,
-        heatmap=_memberships(c.values, arrays),
-    )
+    return Cluster(cluster=c.cluster, effect=c.effect, **_group(c, arrays))
 
 
 def _part(p: results.Part, arrays: str) -> Part:
-    return Part(
-        stage=p.stage,
-        part=p.part,
-        share=p.share,
-        area=p.area,
-        centroid=p.centroid,
-        bbox=p.bbox,
-        overlay=Picture.of(p.overlay) if p.overlay else None,
-        heatmap=_memberships(p.values, arrays),
-    )
+    return Part(part=p.part, **_group(p, arrays))
 
 
-def _memberships(values: np.ndarray | None, arrays: str) -> Heatmap | None:
-    """(H, W), how far each patch belongs to a group, where arrays were requested."""
-    if values is None or arrays != "f16":
-        return None
-    return _heatmap(results.Heatmap(values, signed=False, units="relative"), arrays)
+def _group(g: results.Cluster | results.Part, arrays: str) -> dict[str, Any]:
+    """What clusters and parts have in common; heatmap: how far each patch belongs to it."""
+    return {
+        "stage": g.stage,
+        "share": g.share,
+        "area": g.area,
+        "centroid": g.centroid,
+        "bbox": g.bbox,
+        "overlay": Picture.of(g.overlay) if g.overlay else None,
+        "heatmap": _heatmap(results.Heatmap(g.values, signed=False, units="relative"), arrays)
+        if g.values is not None and arrays == "f16"
+        else None,
+    }

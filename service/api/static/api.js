@@ -49,6 +49,11 @@ export async function explain(question, file, signal) {
   return (await upload(full, file, "application/json", signal)).json();
 }
 
+/** What the groups of an answer are: its parts where it has them, else its clusters. */
+export function groupsOf({ clusters, parts }) {
+  return parts ? { kind: "part", items: parts.map((part) => ({ ...part, cluster: part.part })) } : { kind: "cluster", items: clusters };
+}
+
 /** Names several photos: a reply or a problem for each, in order. */
 export async function classify(files, model, signal) {
   const url = address("classify");

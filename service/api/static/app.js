@@ -135,7 +135,7 @@ function showChoices() {
   view.showPredictions(answer, target, ({ class_id: id }) => askClass(id));
   view.showClasses(details.labels, answer.predictions, target, question.contrast);
   const clustering = details.stages.filter(({ clusters }) => clusters > 0);
-  const { kind } = view.groupsOf(answer.explanations[0]);
+  const { kind } = api.groupsOf(answer.explanations[0]);
   view.showStages(kind === "part" ? [] : clustering, answer.explanations[0].clusters[0]?.stage);
   view.showGroups(clustering, kind);
   view.showMethods(details.method_details, answer.explanations[0].method.name);

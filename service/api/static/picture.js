@@ -1,5 +1,6 @@
 // The photo on the page with its layers: a heatmap under a slider, and one cluster lit while a patch is pointed at.
 
+import { groupsOf } from "./api.js";
 import { COLOUR_MAPS } from "./colours.js";
 import { decodeMap, decodeSegmentation, heatLayer, segmentationLayer, segmentationOf, spotlight } from "./heatmap.js";
 
@@ -50,16 +51,15 @@ export class Picture {
   /** Takes the arrays of one explanation; its window says where on the photo they lie. */
   setExplanation(explanation, image) {
     const { heatmap, fading, window: [x0, y0, x1, y1] } = explanation;
-    const clusters = explanation.parts?.map((part) => ({ ...part, cluster: part.part })) ?? explanation.clusters;
-    const segmentation = explanation.parts ? null : explanation.segmentation;
+    const { kind, items: clusters } = groupsOf(explanation);
     this.clear();
     this.strength = fading?.strength ?? 1;
     const scale = this.canvas.width / image.width;
     this.frame = [x0, y0, x1 - x0, y1 - y0].map((value) => Math.round(value * scale));
     const size = this.layerSize();
-    if (segmentation) this.segmentation = decodeSegmentation(segmentation);
     for (const { cluster, heatmap: map } of clusters) if (map) this.maps.set(cluster, decodeMap(map));
-    if (explanation.parts) this.segmentation = segmentationOf(this.maps);
+    if (kind === "part") this.segmentation = segmentationOf(this.maps);
+    else if (explanation.segmentation) this.segmentation = decodeSegmentation(explanation.segmentation);
     if (heatmap) {
       this.paintHeat = () => asCanvas(heatLayer(decodeMap(heatmap), heatmap.signed, this.colours, ...size));
       this.heat = this.paintHeat();

@@ -1,5 +1,6 @@
 // Writes an answer into the page. Knows the page's elements and the answer's fields, asks for nothing and keeps nothing.
 
+import { groupsOf } from "./api.js";
 import { COLOUR_MAPS } from "./colours.js";
 import { ramp } from "./heatmap.js";
 
@@ -223,11 +224,6 @@ export function showExplanation({ method, completeness, heatmap, contrast, targe
   const others = warnings.filter((text) => !/^(the map for .* is not to be trusted|this picture is less like)/.test(text));
   $("warnings").hidden = others.length === 0;
   $("warnings").replaceChildren(...others.map((textContent) => element("li", { textContent })));
-}
-
-/** What the groups of an answer are: its parts where it has them, else its clusters. */
-export function groupsOf({ clusters, parts }) {
-  return parts ? { kind: "part", items: parts.map((part) => ({ ...part, cluster: part.part })) } : { kind: "cluster", items: clusters };
 }
 
 const capital = (word) => word[0].toUpperCase() + word.slice(1);
