@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,10 +236,12 @@ def save(proto: onnx.ModelProto, manifest: Manifest, head_weights: Head | None, 
 
 
 @contextlib.contextmanager
-def writing(out: Path) -> Iterator[None]:
-    """Says of a failure to write, such as a full disk, that it cost nothing."""
+def scratch_beside(out: Path) -> Iterator[Path]:
+    """A folder beside `out` to write in, gone afterwards. ExportError for a failure to write, such as a full
+    disk: it cost nothing."""
     try:
-        yield
+        with tempfile.TemporaryDirectory(dir=folder_of(out), prefix=".paca-export-") as scratch:
+            yield Path(scratch)
     except OSError as error:
         raise ExportError(
             f"cannot write {out.name}: {error.strerror}; what stood there is untouched"

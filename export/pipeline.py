@@ -7,7 +7,6 @@ folder beside it, and `release` renames it into place.
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,12 @@ from .finish import (
     Say,
     Written,
     calibration,
-    folder_of,
     golden_of,
     reduce,
     save,
+    scratch_beside,
     version_of,
     with_novelty,
-    writing,
 )
 from .gradients import export_gradients
 from .labels import assumed, numbered, read_labels
@@ -250,8 +248,8 @@ def export_model(
     check_source(source)
     pictures = calibration(format, preprocessing(source.model.config), source.labels)
     reference, remark = _reference(format, source)
-    with writing(out), tempfile.TemporaryDirectory(dir=folder_of(out), prefix=".paca-export-") as scratch:
-        written = _full_precision(source, Path(scratch), format, say)
+    with scratch_beside(out) as scratch:
+        written = _full_precision(source, scratch, format, say)
         if format.precision != "fp32":
             written = reduce(written, format.precision, pictures, say)
         written = with_novelty(written, reference, say) if reference else written

@@ -9,7 +9,6 @@ Resizing logits to the photo in the graph would cost half as much again, so the 
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -133,11 +132,8 @@ def export_segmenter(
     format.check()
     check_source(source)
     pictures = _calibration(format, source)
-    with (
-        finish.writing(out),
-        tempfile.TemporaryDirectory(dir=finish.folder_of(out), prefix=".paca-export-") as scratch,
-    ):
-        written = _full_precision(source, Path(scratch), format, say)
+    with finish.scratch_beside(out) as scratch:
+        written = _full_precision(source, scratch, format, say)
         if format.precision != "fp32":
             written = finish.reduce(written, format.precision, pictures, say)
         say("testing the file as it will be served")

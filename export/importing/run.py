@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,13 +37,12 @@ from ..finish import (
     Say,
     Written,
     calibration,
-    folder_of,
     golden_of,
     reduce,
     save,
+    scratch_beside,
     version_of,
     with_novelty,
-    writing,
 )
 from ..labels import IMAGENET, numbered, read_labels
 from ..pictures import DataError
@@ -164,11 +162,8 @@ def run(request: Request, say: Say = lambda text: None) -> ImportReport:
     request.format.check()
     say("reading the model")
     foreign = _read(request)
-    with (
-        writing(request.out),
-        tempfile.TemporaryDirectory(dir=folder_of(request.out), prefix=".paca-import-") as scratch,
-    ):
-        written, end = _full_precision(foreign, Path(scratch), say)
+    with scratch_beside(request.out) as scratch:
+        written, end = _full_precision(foreign, scratch, say)
         labels, how = written.manifest.labels, foreign.preprocessing
         if request.format.precision != "fp32":
             if len(written.manifest.verification["batches"]) == 1:
